@@ -1,0 +1,115 @@
+"""Every flag of train.py and evaluate.py, and how a user's mistake is told. The paper's values are the defaults."""
+
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # So that --help lists a flag with the program that defines it.
+
+NETWORKS = ("baseline", "alexnet", "googlenet", "resnet20")
+
+# The paper gives its momentum for ResNet-20 alone. At its learning rate, 0.9 keeps the other two from learning.
+MOMENTUM = {"baseline": 0.0, "alexnet": 0.0, "googlenet": 0.9, "resnet20": 0.9}
+
+
+def define_data_flags() -> None:
+    """The flags of every program that reads the data set."""
+    flags.DEFINE_enum("dataset", "full", ["full", "synthetic"], "Tiny ImageNet, or pictures drawn by code.")
+    flags.DEFINE_string("data_dir", None, "Where to keep the prepared data; by default TFDS' ~/tensorflow_datasets.")
+    flags.DEFINE_string("archive", None, "Your copy of tiny-imagenet-200.zip, or its unpacked folder; else downloaded.")
+
+
+def define_train_flags() -> None:
+    """The flags of train.py."""
+    define_data_flags()
+    flags.DEFINE_enum("model", None, NETWORKS, "The network to train.", required=True)
+    flags.DEFINE_float("learning_rate", 0.1, "L, the learning rate at the start of each cycle.")
+    flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1)
+    flags.DEFINE_integer("num_epochs", 10, "Passes over the training images.", lower_bound=1)
+    flags.DEFINE_integer("num_cycles", 5, "Cosine cycles of the learning rate in the whole run.", lower_bound=1)
+    flags.DEFINE_float(
+        "momentum", None, f"Of SGD. By default {', '.join(f'{value} for {name}' for name, value in MOMENTUM.items())}."
+    )
+    flags.DEFINE_float("weight_decay", 1e-4, "The L2 term of the loss is this times sum(w^2)/2, over the kernels.")
+    flags.DEFINE_float("clip_norm", 10.0, "Gradients are scaled down to this global norm.")
+    flags.DEFINE_enum(
+        "precision",
+        "auto",
+        ["auto", "float32", "mixed_float16", "mixed_bfloat16"],
+        "Keras' dtype policy; auto is mixed_float16 on a GPU, float32 without.",
+    )
+    flags.DEFINE_integer("seed", 0, "Of the weights, the order of the images, the crops and dropout.", lower_bound=0)
+    flags.DEFINE_string("run_dir", None, "Where the run is kept; by default runs/MODEL.")
+    flags.DEFINE_bool("resume", True, "Go on with the run that run_dir holds; --noresume refuses to if it holds one.")
+    flags.DEFINE_integer("log_every", 10, "Steps between rows of metrics.csv and TensorBoard.", lower_bound=1)
+    flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints; each epoch's end has one anyway.")
+    flags.DEFINE_bool("export_only", False, "Export the run's newest checkpoint as it is, and train no further.")
+
+    _check("learning_rate", lambda value: 0 < value < float("inf"), "must be positive and finite")
+    _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and under 1")
+    _check("weight_decay", lambda value: 0 <= value < float("inf"), "must be finite and not negative")
+    _check("clip_norm", lambda value: 0 < value < float("inf"), "must be positive and finite")
+    _check("checkpoint_minutes", lambda value: 0 <= value < float("inf"), "must be finite and not negative")
+
+
+def define_evaluate_flags() -> None:
+    """The flags of evaluate.py."""
+    define_data_flags()
+    flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint to score.")
+    flags.DEFINE_string("saved_model", None, "The SavedModel to score, instead of a run.")
+    flags.DEFINE_enum(
+        "split", "validation", ["validation", "test", "train"], "The images to score; test has no labels."
+    )
+    flags.DEFINE_bool("ten_crop", False, "Average the softmax over the ten crops; only with --run_dir.")
+    flags.DEFINE_string(
+        "predictions", None, "File for the challenge's predictions, a line an image; - for the terminal."
+    )
+    flags.DEFINE_integer("batch_size", 250, "Images a batch; has no bearing on the result.", lower_bound=1)
+    flags.DEFINE_string("output", None, "Where to write the result; by default evaluation.json beside the weights.")
+
+    flags.mark_flags_as_mutual_exclusive(["run_dir", "saved_model"], required=True)
+    _check_all(["split", "predictions"], lambda v: v["split"] != "test" or v["predictions"], "test needs --predictions")
+    _check_all(["ten_crop", "saved_model"], lambda v: not (v["ten_crop"] and v["saved_model"]), "needs --run_dir")
+
+
+def _check(name: str, valid: Callable[[float], bool], message: str) -> None:
+    flags.register_validator(name, valid, f"--{name} {message}")
+
+
+def _check_all(names: list[str], valid: Callable[[dict], bool], message: str) -> None:
+    flags.register_multi_flags_validator(names, valid, f"--{names[0]}: {message}")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    program = pathlib.Path(argv[0]).name
+    try:
+        extra = FLAGS(argv)[1:]
+    except flags.Error as error:
+        message = " ".join(str(error).split())
+        print(f"{program}: {message} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    if extra:
+        print(f"{program}: {extra[0]!r} is not a flag (see --help)", file=sys.stderr)
+        sys.exit(2)
+    return argv[:1]
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a program as absl does, but tells what a user can mend in one line, with exit status 1, or 2 for a flag."""
+
+    def guarded(argv):
+        import tensorflow as tf
+
+        if not FLAGS["verbosity"].present:  # absl's own default would let through every note of TFDS'.
+            logging.set_verbosity(logging.WARNING)
+        try:
+            main(argv)
+        except (OSError, ValueError, ArithmeticError, RuntimeError, tf.errors.OpError) as error:
+            message = " ".join(str(error).split())
+            print(f"{pathlib.Path(argv[0]).name}: {message}", file=sys.stderr)
+            sys.exit(1)
+
+    app.run(guarded, flags_parser=_parse)

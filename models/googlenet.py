@@ -1,0 +1,75 @@
+"""The reduced GoogLeNet of the paper's section 4.1.3, by the table of its reference [11]."""
+
+import keras
+from keras import layers
+
+# Each inception module: 1x1 | 1x1 reduce, 3x3 | 1x1 reduce, 5x5 | 1x1 after the pool.
+INCEPTION = {
+    1: (32, 48, 64, 8, 16, 16),
+    2: (64, 64, 96, 16, 48, 32),
+    3: (96, 48, 104, 8, 24, 32),
+    4: (80, 56, 112, 12, 32, 32),
+    5: (64, 64, 64, 12, 32, 32),
+    6: (55, 72, 72, 16, 32, 32),
+    7: (64, 80, 80, 8, 64, 64),
+    8: (64, 80, 80, 16, 64, 64),
+    9: (96, 96, 96, 24, 64, 64),
+}
+POOL_AFTER = (2, 5, 7)
+AUXILIARY_AFTER = (3, 6)
+
+
+def googlenet(num_classes: int = 200, auxiliary_heads: bool = False, batch_norm: bool = True) -> keras.Model:
+    """GoogLeNet for 56x56 images: nine inception modules; 1,162,983 parameters with its heads and without batch norm.
+
+    Args:
+      num_classes: The number of logits.
+      auxiliary_heads: Whether to add the two auxiliary classifiers, which only training needs.
+      batch_norm: Whether a batch normalisation stands in for every convolution's bias, as the paper's network has not;
+        without it the network does not learn at the paper's learning rate of 0.1.
+
+    Returns:
+      A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits; with auxiliary heads to a list of three
+      such logits, the network's own first.
+    """
+
+    def conv(x, filters, kernel_size, name):
+        x = layers.Conv2D(
+            filters,
+            kernel_size,
+            padding="same",
+            use_bias=not batch_norm,
+            kernel_initializer="he_normal",
+            name=name,
+        )(x)
+        if batch_norm:
+            x = layers.BatchNormalization(name=f"{name}_bn")(x)
+        return layers.ReLU(name=f"{name}_relu")(x)
+
+    def inception(x, filters, name):
+        ones, reduce3, threes, reduce5, fives, pooled = filters
+        branch1 = conv(x, ones, 1, f"{name}_1x1")
+        branch3 = conv(conv(x, reduce3, 1, f"{name}_3x3_reduce"), threes, 3, f"{name}_3x3")
+        branch5 = conv(conv(x, reduce5, 1, f"{name}_5x5_reduce"), fives, 5, f"{name}_5x5")
+        pool = layers.MaxPooling2D(3, 1, padding="same", name=f"{name}_pool")(x)
+        branch_pool = conv(pool, pooled, 1, f"{name}_pool_1x1")
+        return layers.Concatenate(name=name)([branch1, branch3, branch5, branch_pool])
+
+    def classifier(x, dropout, name):
+        x = layers.GlobalAveragePooling2D(name=f"{name}_average")(x)
+        x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
+        return layers.Dense(num_classes, dtype="float32", name=name)(x)
+
+    inputs = keras.Input((56, 56, 3), name="image")
+    x = conv(inputs, 64, 7, "stem")
+    outputs = []
+    for number, filters in INCEPTION.items():
+        x = inception(x, filters, f"inception{number}")
+        if auxiliary_heads and number in AUXILIARY_AFTER:
+            name = f"auxiliary{len(outputs) + 1}"
+            head = layers.AveragePooling2D(5, 3, name=f"{name}_pool")(x)
+            outputs.append(classifier(conv(head, 128, 1, f"{name}_1x1"), 0.3, name))
+        if number in POOL_AFTER:
+            x = layers.MaxPooling2D(3, 2, padding="same", name=f"pool{number}")(x)
+    outputs.insert(0, classifier(x, 0.4, "logits"))
+    return keras.Model(inputs, outputs if auxiliary_heads else outputs[0], name="googlenet")

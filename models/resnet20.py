@@ -1,0 +1,47 @@
+"""ResNet-20 of the paper's section 4.1.4."""
+
+import keras
+from keras import layers
+
+
+def resnet20(num_classes: int = 200) -> keras.Model:
+    """A residual network for 56x56 images: a stem and four stages of two basic blocks; 11,279,112 parameters.
+
+    The first block of each wider stage halves the image, 56-28-14-7, and projects its shortcut by a strided 1x1
+    convolution with batch normalisation (He et al., arXiv:1512.03385, option B).
+
+    Returns:
+      A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.
+    """
+
+    def conv_bn(x, filters, kernel_size, strides, name):
+        x = layers.Conv2D(
+            filters,
+            kernel_size,
+            strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=name,
+        )(x)
+        return layers.BatchNormalization(name=f"{name}_bn")(x)
+
+    def basic_block(x, filters, strides, name):
+        shortcut = x
+        if strides != 1:
+            shortcut = conv_bn(x, filters, 1, strides, f"{name}_shortcut")
+        x = conv_bn(x, filters, 3, strides, f"{name}_conv1")
+        x = layers.ReLU(name=f"{name}_relu1")(x)
+        x = conv_bn(x, filters, 3, 1, f"{name}_conv2")
+        x = layers.Add(name=f"{name}_add")([x, shortcut])
+        return layers.ReLU(name=name)(x)
+
+    inputs = keras.Input((56, 56, 3), name="image")
+    x = conv_bn(inputs, 64, 7, 1, "stem")
+    x = layers.ReLU(name="stem_relu")(x)
+    for stage, filters in enumerate((64, 128, 256, 512), start=1):
+        x = basic_block(x, filters, 1 if stage == 1 else 2, f"stage{stage}_block1")
+        x = basic_block(x, filters, 1, f"stage{stage}_block2")
+    x = layers.GlobalAveragePooling2D(name="average")(x)
+    logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    return keras.Model(inputs, logits, name="resnet20")

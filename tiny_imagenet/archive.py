@@ -1,0 +1,250 @@
+"""Reads the Tiny ImageNet archive, a zip or an unpacked folder, and checks all that it holds."""
+
+import collections
+import os
+import pathlib
+import re
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import IO, NamedTuple
+
+import tensorflow as tf
+
+IMAGE_SIZE = 64
+# The test images have no boxes: this one stands for the whole image.
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+
+class Image(NamedTuple):
+    """One image of the archive, not yet read.
+
+    Attributes:
+        file: name below the archive's root.
+        label: index of its class in wnids.txt, -1 where it has none.
+        box: (ymin, xmin, ymax, xmax), each in [0, 1].
+    """
+
+    file: str
+    label: int
+    box: tuple[float, float, float, float]
+
+
+class Index(NamedTuple):
+    """What an archive holds: its classes and the images of its splits.
+
+    Attributes:
+        wnids: the classes' WordNet ids in label order.
+        words: the classes' words in label order.
+        splits: images by split name.
+    """
+
+    wnids: list[str]
+    words: list[str]
+    splits: dict[str, list[Image]]
+
+
+class Archive:
+    """The files of an archive by their names below its root, the folder that holds wnids.txt.
+
+    A zip is read in place, by any number of threads.
+
+    Args:
+        source: a zip file, an open one, or an unpacked folder (the root or its parent).
+        name: what to call it in messages; by default its path.
+
+    Raises:
+        FileNotFoundError: `source` or its wnids.txt does not exist.
+        ValueError: `source` is a file but no whole zip, or a zip with unsafe or doubled names.
+    """
+
+    def __init__(self, source: str | os.PathLike | IO[bytes], name: str | None = None):
+        self.name = name or str(source)
+        self._zip = None
+        if isinstance(source, str | os.PathLike):
+            source = pathlib.Path(source).expanduser()
+            if not source.exists():
+                raise FileNotFoundError(f"{self.name}: no such file or folder; name a copy of tiny-imagenet-200.zip")
+        if isinstance(source, pathlib.Path) and source.is_dir():
+            files = [*source.glob("wnids.txt"), *sorted(source.glob("*/wnids.txt"))]
+            if not files:
+                raise FileNotFoundError(f"{self.name}: wnids.txt is neither there nor one folder below")
+            self._root = files[0].parent
+            walk = os.walk(self._root, followlinks=True)
+            names = [pathlib.Path(folder, file) for folder, _, files in walk for file in files]
+            self.files = {name.relative_to(self._root).as_posix() for name in names}
+        else:
+            try:
+                self._zip = zipfile.ZipFile(source)
+            except zipfile.BadZipFile as error:
+                raise self.damaged(f"not a zip file, or one cut short ({error})") from error
+            self._root, self.files = self._zip_names()
+
+    def _zip_names(self) -> tuple[str, set[str]]:
+        names = [name for name in self._zip.namelist() if not name.endswith("/")]
+        for name in names:
+            if re.match(r"[/\\]|\w:", name) or ".." in re.split(r"[/\\]", name):
+                raise self.damaged(f"{name!r} points outside the archive")
+        for name, count in collections.Counter(names).items():
+            if count > 1:
+                raise self.damaged(f"{name} is there {count} times")
+        roots = [name.removesuffix("wnids.txt") for name in names if name.rpartition("/")[2] == "wnids.txt"]
+        if not roots:
+            raise FileNotFoundError(f"{self.name}: wnids.txt is missing; this is no Tiny ImageNet archive")
+        root = min(roots, key=len)
+        return root, {name.removeprefix(root) for name in names if name.startswith(root)}
+
+    def damaged(self, problem: str) -> ValueError:
+        """Returns the error that says what is wrong with the archive and what to do about it."""
+        return ValueError(f"{self.name}: {problem}; use another copy of the archive")
+
+    def read(self, file: str) -> bytes:
+        """Returns a file's bytes.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: its bytes are damaged.
+        """
+        if file not in self.files:
+            raise FileNotFoundError(f"{self.name}: {file} is missing; use another copy of the archive")
+        if self._zip is None:
+            return (self._root / file).read_bytes()
+        try:
+            return self._zip.read(self._root + file)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise self.damaged(f"{file} cannot be read ({error})") from error
+
+    def read_images(self, files: Sequence[str]) -> list[bytes]:
+        """Returns the images' bytes, each a whole JPEG of 64x64 pixels.
+
+        Raises:
+            FileNotFoundError: one of them is missing.
+            ValueError: one of them is not such a JPEG.
+        """
+        images = [self.read(file) for file in files]
+        for file, image in zip(files, images, strict=True):
+            if not image.startswith(b"\xff\xd8\xff"):
+                raise self.damaged(f"{file} is not a JPEG image")
+        try:
+            shapes = _decoded_shapes(images).numpy()
+        except tf.errors.InvalidArgumentError:
+            # One failure ends the whole batch and does not say whose it is.
+            shapes = [self._decoded_shape(file, image) for file, image in zip(files, images, strict=True)]
+        for file, (height, width, _) in zip(files, shapes, strict=True):
+            if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
+                raise self.damaged(f"{file} has {width}x{height} pixels, not {IMAGE_SIZE}x{IMAGE_SIZE}")
+        return images
+
+    def _decoded_shape(self, file: str, image: bytes) -> tuple[int, ...]:
+        try:
+            return tuple(tf.io.decode_jpeg(image, channels=3).shape)
+        except tf.errors.InvalidArgumentError as error:
+            raise self.damaged(f"{file} is a damaged JPEG image") from error
+
+    def index(self, *, num_classes: int, train_per_class: int, validation_per_class: int, test_images: int) -> Index:
+        """Lists the classes and the images of the splits train, validation and test, reading no image.
+
+        Args:
+            num_classes: how many classes there must be.
+            train_per_class: how many training images each class must have.
+            validation_per_class: how many validation images each class must have.
+            test_images: how many test images there must be.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a count differs, or a file contradicts itself or another.
+        """
+        wnids = [line.strip() for line in self._lines("wnids.txt")]
+        if len(set(wnids)) != len(wnids):
+            doubled = collections.Counter(wnids).most_common(1)[0][0]
+            raise self.damaged(f"wnids.txt names {doubled} more than once")
+        self._check_count("wnids.txt", "classes", len(wnids), num_classes)
+        words = dict(line.partition("\t")[::2] for line in self._lines("words.txt"))
+        for wnid in wnids:
+            if not words.get(wnid):
+                raise self.damaged(f"words.txt has no words for {wnid}")
+
+        folders = collections.defaultdict(set)
+        for name in self.files:
+            folder, _, file = name.rpartition("/")
+            # Finder leaves files such as ._n01443537_0.JPEG behind.
+            if file.endswith(".JPEG") and not file.startswith("."):
+                folders[folder].add(file)
+        known = {f"train/{wnid}/images" for wnid in wnids}
+        for folder in folders:
+            if folder.startswith("train/") and folder not in known:
+                raise self.damaged(f"{folder} holds images, but wnids.txt does not name its class")
+
+        train = []
+        for label, wnid in enumerate(wnids):
+            folder = f"train/{wnid}/images"
+            self._check_count(folder, "images", len(folders[folder]), train_per_class)
+            rows = self._rows(f"train/{wnid}/{wnid}_boxes.txt", 5, folder, folders[folder])
+            train += [Image(f"{folder}/{file}", label, box) for file, _, box in rows]
+
+        folder, file = "val/images", "val/val_annotations.txt"
+        self._check_count(folder, "images", len(folders[folder]), num_classes * validation_per_class)
+        labels = {wnid: label for label, wnid in enumerate(wnids)}
+        validation = []
+        for name, (wnid,), box in self._rows(file, 6, folder, folders[folder]):
+            if wnid not in labels:
+                raise self.damaged(f"{file} gives {name} the class {wnid}, which wnids.txt does not name")
+            validation.append(Image(f"{folder}/{name}", labels[wnid], box))
+        counts = collections.Counter(image.label for image in validation)
+        for label, wnid in enumerate(wnids):
+            self._check_count(file, f"images of {wnid}", counts[label], validation_per_class)
+
+        folder = "test/images"
+        self._check_count(folder, "images", len(folders[folder]), test_images)
+        test = [Image(f"{folder}/{file}", -1, WHOLE_IMAGE) for file in sorted(folders[folder])]
+        return Index(wnids, [words[wnid] for wnid in wnids], {"train": train, "validation": validation, "test": test})
+
+    def _lines(self, file: str) -> list[str]:
+        try:
+            text = self.read(file).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.damaged(f"{file} is not UTF-8 text") from error
+        return [line for line in text.splitlines() if line.strip()]
+
+    def _check_count(self, where: str, what: str, found: int, expected: int) -> None:
+        if found != expected:
+            raise self.damaged(f"{where} has {found} {what}, not {expected}")
+
+    def _rows(self, table: str, columns: int, folder: str, files: set[str]) -> list[tuple[str, list[str], tuple]]:
+        """Returns (file, columns between, box) for each line of a table that must name each of `files` once."""
+        rows = {}
+        for number, line in enumerate(self._lines(table), start=1):
+            file, *between = line.split("\t")
+            box = _box(between[-4:])
+            if len(between) + 1 != columns or box is None:
+                raise self.damaged(f"{table} line {number} is not a file with its box of pixels from 0 to 63: {line!r}")
+            if file in rows:
+                raise self.damaged(f"{table} names {file} more than once")
+            if file not in files:
+                raise self.damaged(f"{table} names {file}, which {folder} does not hold")
+            rows[file] = (file, between[:-4], box)
+        for file in sorted(files - rows.keys()):
+            raise self.damaged(f"{table} does not name {file}, which {folder} holds")
+        return list(rows.values())
+
+
+def _box(pixels: Sequence[str]) -> tuple[float, float, float, float] | None:
+    """Returns the normalised box of four pixel coordinates, or None if they are no box."""
+    try:
+        xmin, ymin, xmax, ymax = map(int, pixels)
+    except ValueError:
+        return None
+    if not (0 <= xmin <= xmax < IMAGE_SIZE and 0 <= ymin <= ymax < IMAGE_SIZE):
+        return None
+    # The files give the first and the last pixel inside the box: whole images are 0 to 63, and hundreds of boxes
+    # are one pixel wide, with xmin = xmax. The box therefore ends at the far edge of its last pixel.
+    return ymin / IMAGE_SIZE, xmin / IMAGE_SIZE, (ymax + 1) / IMAGE_SIZE, (xmax + 1) / IMAGE_SIZE
+
+
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+def _decoded_shapes(images: tf.Tensor) -> tf.Tensor:
+    # One call for a batch costs a third of a call for each image, and uses every core.
+    def shape(image):
+        return tf.shape(tf.io.decode_jpeg(image, channels=3))
+
+    return tf.map_fn(shape, images, fn_output_signature=tf.TensorSpec([3], tf.int32))

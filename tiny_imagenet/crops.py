@@ -1,0 +1,59 @@
+"""The paper's ten-crop augmentation (section 4.2.1) and the normalisation that goes with it (section 3).
+
+The ten crops of a 64x64 image are its four 56x56 corners and its centre, 0 to 4, and the same five mirrored left-right,
+5 to 9. A crop is taken by a single gather of pixels, whichever it is, so that a batch may hold a different one of each
+image.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+IMAGE_SIZE = 64
+CROP_SIZE = 56
+CENTRE = 4
+SCALE = 64.0  # About the standard deviation of the training set's pixels.
+
+
+def _ten_crops() -> np.ndarray:
+    pixels = np.arange(IMAGE_SIZE**2, dtype=np.int32).reshape(IMAGE_SIZE, IMAGE_SIZE)
+    far, middle = IMAGE_SIZE - CROP_SIZE, (IMAGE_SIZE - CROP_SIZE) // 2
+    corners = ((0, 0), (0, far), (far, 0), (far, far), (middle, middle))
+    crops = [pixels[y : y + CROP_SIZE, x : x + CROP_SIZE] for y, x in corners]
+    crops += [crop[:, ::-1] for crop in crops]
+    return np.stack(crops).reshape(10, CROP_SIZE**2)
+
+
+TEN_CROPS = _ten_crops()
+"""Of each crop the pixels, as positions in the image read row by row: (10, 56 * 56) int32."""
+
+
+def crop(images: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
+    """Takes one of the ten crops of each image.
+
+    Args:
+      images: (N, 64, 64, 3) of any dtype.
+      which: (N,) int32, the crop of each image, 0 to 9.
+
+    Returns:
+      (N, 56, 56, 3), of the images' dtype.
+    """
+    pixels = tf.reshape(images, (-1, IMAGE_SIZE**2, 3))
+    pixels = tf.gather(pixels, tf.gather(TEN_CROPS, which), batch_dims=1)
+    return tf.reshape(pixels, (-1, CROP_SIZE, CROP_SIZE, 3))
+
+
+def normalise(crops: tf.Tensor, which: tf.Tensor, mean_image: np.ndarray) -> tf.Tensor:
+    """Subtracts from each crop the same crop of the mean image, and scales.
+
+    This is the paper's subtraction of the mean image before the crop, put after it so that crops travel as uint8.
+
+    Args:
+      crops: (N, 56, 56, 3) uint8.
+      which: (N,) int32, the crop that each is, 0 to 9.
+      mean_image: (64, 64, 3) float32, the training set's.
+
+    Returns:
+      (N, 56, 56, 3) float32.
+    """
+    mean_crops = crop(np.repeat(mean_image[None], 10, axis=0), tf.range(10))
+    return (tf.cast(crops, tf.float32) - tf.gather(mean_crops, which)) / SCALE

@@ -1,0 +1,166 @@
+"""From the prepared data set to batches: JPEGs are decoded once, into memory-mapped arrays, and read by index.
+
+A training batch is a function of the seed and the step alone, so a run that resumes at a step needs no other state.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from tiny_imagenet import crops
+
+DECODE_BATCH = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Decoded images in a fixed order: images (n, 64, 64, 3) uint8, memory-mapped; labels (n,) int64; ids (n,) str."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyImageNet:
+    """The data set in memory.
+
+    Attributes:
+      splits: "train", "validation" and "test"; the labels of the last are -1.
+      mean_image: (64, 64, 3) float32, the mean of the training images.
+      wnids: The WordNet id of each label.
+      words: What each label's id means.
+    """
+
+    splits: dict[str, Split]
+    mean_image: np.ndarray
+    wnids: list[str]
+    words: list[str]
+
+
+def load(dataset: str = "full", data_dir: str | None = None, archive: str | None = None) -> TinyImageNet:
+    """Loads the data set; the first time, prepares it: gets the archive, writes TFDS' shards, decodes them.
+
+    Args:
+      dataset: The builder's configuration, "full" or "synthetic".
+      data_dir: Where TFDS keeps data sets; TFDS' own default if None.
+      archive: A copy of the archive to prepare it from, instead of a download.
+
+    Raises:
+      OSError: if the archive cannot be had, or data_dir cannot be written or read.
+      ValueError: if the archive does not hold what it should.
+    """
+    builder = tfds.builder(f"tiny_imagenet/{dataset}", data_dir=data_dir, archive=archive)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    builder.download_and_prepare()
+    decoded = pathlib.Path(builder.data_dir) / "decoded"
+    if not decoded.exists():
+        _decode(builder, decoded)
+    splits = {
+        name: Split(
+            np.load(decoded / f"{name}_images.npy", mmap_mode="r"),
+            np.load(decoded / f"{name}_labels.npy"),
+            np.load(decoded / f"{name}_ids.npy"),
+        )
+        for name in builder.info.splits
+    }
+    wnids = builder.info.features["label"].names
+    return TinyImageNet(splits, np.load(decoded / "mean_image.npy"), wnids, list(builder.info.metadata["words"]))
+
+
+def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
+    """Writes each split's arrays and the mean image to the folder `decoded`, which appears only when it is whole."""
+    partial = decoded.with_name(f"decoded.incomplete.{os.getpid()}")
+    partial.mkdir()
+    try:
+        for name, info in builder.info.splits.items():
+            size = info.num_examples
+            images = np.lib.format.open_memmap(
+                partial / f"{name}_images.npy", "w+", np.uint8, (size, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
+            )
+            labels = np.empty(size, np.int64)
+            ids = []
+            total = np.zeros(images.shape[1:], np.uint64)
+            read_config = tfds.ReadConfig(interleave_cycle_length=1)
+            batches = builder.as_dataset(split=name, read_config=read_config).batch(DECODE_BATCH).prefetch(2)
+            for batch in batches.as_numpy_iterator():
+                rows = slice(len(ids), len(ids) + len(batch["id"]))
+                images[rows], labels[rows] = batch["image"], batch["label"]
+                total += batch["image"].sum(axis=0, dtype=np.uint64)
+                ids.extend(id.decode() for id in batch["id"])
+            images.flush()
+            np.save(partial / f"{name}_labels.npy", labels)
+            np.save(partial / f"{name}_ids.npy", np.array(ids))
+            if name == "train":
+                np.save(partial / "mean_image.npy", (total / size).astype(np.float32))
+        partial.rename(decoded)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _gather(split: Split, indices: tf.data.Dataset) -> tf.data.Dataset:
+    """From batches of indices to batches of (images, labels)."""
+
+    def rows(index):
+        images, labels = tf.numpy_function(
+            lambda i: (split.images[i], split.labels[i]), [index], [tf.uint8, tf.int64], stateful=False
+        )
+        images.set_shape((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3))
+        labels.set_shape((None,))
+        return images, labels
+
+    return indices.map(rows, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def shuffled_indices(step: tf.Tensor, size: int, batch_size: int, seed: int) -> tf.Tensor:
+    """The images of a step: batch `step` (from 0) of an endless row of epochs, each a new permutation of range(size).
+
+    Where the batch size does not divide the size, a batch takes the end of one epoch and the beginning of the next.
+
+    Returns:
+      (batch_size,) int64.
+    """
+    position = tf.cast(step, tf.int64) * batch_size + tf.range(batch_size, dtype=tf.int64)
+    epoch = position // size
+    keys = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1)
+    # tf.random.experimental.index_shuffle is this with one key for all of a batch.
+    return tf.raw_ops.RandomIndexShuffle(index=position % size, seed=keys, max_index=size - 1, rounds=4)
+
+
+def train_batches(split: Split, batch_size: int, seed: int, first_step: int, last_step: int) -> tf.data.Dataset:
+    """The batches of the steps from first_step up to last_step, counted from 0 and without last_step itself.
+
+    Returns:
+      A dataset of crops (batch_size, 56, 56, 3) uint8, which of the ten crops each is (batch_size,) int32, and labels
+      (batch_size,) int64.
+    """
+    steps = tf.data.Dataset.range(first_step, last_step)
+    batches = _gather(split, steps.map(lambda step: shuffled_indices(step, len(split), batch_size, seed)))
+
+    def augment(step, batch):
+        images, labels = batch
+        which = tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32)
+        return crops.crop(images, which), which, labels
+
+    batches = tf.data.Dataset.zip(steps, batches)
+    return batches.map(augment, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
+    """Every image once, in order.
+
+    Returns:
+      A dataset of images (N, 64, 64, 3) uint8 and labels (N,) int64; the last batch may be smaller.
+    """
+    return _gather(split, tf.data.Dataset.range(len(split)).batch(batch_size)).prefetch(tf.data.AUTOTUNE)

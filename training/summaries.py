@@ -1,0 +1,116 @@
+"""What a run writes for people while it trains: metrics.csv, TensorBoard's events, and lines on the terminal."""
+
+import csv
+import datetime
+import pathlib
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from tiny_imagenet import crops
+
+FIELDS = (
+    "step",
+    "epoch",
+    "learning_rate",
+    "loss",
+    "cross_entropy",
+    "top_1",
+    "global_norm",
+    "validation_loss",
+    "validation_top_1",
+    "validation_top_5",
+)
+
+
+class Metrics:
+    """metrics.csv: a row for each interval of training steps, and one for each epoch's validation."""
+
+    def __init__(self, path: pathlib.Path, step: int):
+        """Opens the file to go on after `step`: rows of later steps, of a run that was cut short, are dropped."""
+        rows = []
+        if path.exists():
+            with path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        partial = path.with_name(f"{path.name}.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(path)
+        self._path = path
+
+    def append(self, **row: float) -> None:
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, FIELDS, lineterminator="\n").writerow(row)
+
+
+class TensorBoard:
+    """TensorBoard's events, in `train/` and `validation/` as Keras' own callback has them."""
+
+    def __init__(self, run_dir: pathlib.Path):
+        self._writers = {name: tf.summary.create_file_writer(str(run_dir / name)) for name in ("train", "validation")}
+
+    def start(self, config: dict, images: np.ndarray) -> None:
+        """Writes the flags, as text and as HParams, and a grid of a batch's crops, (N, 56, 56, 3) uint8."""
+        side = min(8, int(len(images) ** 0.5))
+        rows = images[: side * side].reshape(side, side, crops.CROP_SIZE, crops.CROP_SIZE, 3)
+        grid = rows.swapaxes(1, 2).reshape(1, side * crops.CROP_SIZE, side * crops.CROP_SIZE, 3)
+        table = "\n".join(["| flag | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in config.items())])
+        with self._writers["train"].as_default(0):
+            tf.summary.text("flags", table)
+            tf.summary.image("augmented training images", grid)
+        with self._writers["validation"].as_default(0):
+            hparams.hparams(config)
+
+    def scalars(self, writer: str, step: int, **values: float) -> None:
+        with self._writers[writer].as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def flush(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()
+
+
+class Progress:
+    """How a run gets on: a line drawn over itself on a terminal; plain lines, one an interval, elsewhere."""
+
+    def __init__(self, step: int, num_steps: int, batch_size: int):
+        self._num_steps, self._batch_size = num_steps, batch_size
+        self._terminal = sys.stdout.isatty()
+        self._drawn = 0.0
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begins an interval: speed is measured from here on."""
+        self._interval = (step, time.monotonic())
+
+    def images_per_second(self, step: int) -> float:
+        first, started = self._interval
+        return (step - first) * self._batch_size / (time.monotonic() - started)
+
+    def due(self) -> bool:
+        """Whether a terminal's line is old enough to be drawn again."""
+        return self._terminal and time.monotonic() - self._drawn > 0.5
+
+    def draw(self, step: int, epoch: int, learning_rate: float, loss: float, top_1: float) -> None:
+        speed = self.images_per_second(step)
+        left = round((self._num_steps - step) * self._batch_size / speed)
+        line = (
+            f"epoch {epoch}  step {step}/{self._num_steps}  loss {loss:.4f}  top-1 {top_1:.2%}  "
+            f"lr {learning_rate:.5f}  {speed:.1f} images/s  {datetime.timedelta(seconds=left)} left"
+        )
+        if self._terminal:
+            bar = ("=" * (20 * step // self._num_steps)).ljust(20)
+            print(f"\r\x1b[K[{bar}] {line}", end="", flush=True)
+        else:
+            print(line, flush=True)
+        self._drawn = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Prints a line that stays."""
+        print(f"\r\x1b[K{line}" if self._terminal else line, flush=True)
