@@ -23,10 +23,10 @@ flags.define_train_flags()
 
 def configuration() -> dict:
     """What decides a run's course: what config.json holds, and a resumed run must agree on."""
-    names = "model dataset learning_rate batch_size num_epochs num_cycles weight_decay clip_norm seed log_every"
+    keys = "model dataset learning_rate batch_size num_epochs num_cycles weight_decay clip_norm seed log_every"
     momentum = flags.MOMENTUM[FLAGS.model] if FLAGS.momentum is None else FLAGS.momentum
     precision = resolve_precision(FLAGS.precision)
-    return {name: FLAGS[name].value for name in names.split()} | {"momentum": momentum, "precision": precision}
+    return {key: FLAGS[key].value for key in keys.split()} | {"momentum": momentum, "precision": precision}
 
 
 def main(_) -> None:

@@ -95,21 +95,19 @@ def encode(image: np.ndarray, grey: bool) -> bytes:
     return tf.io.encode_jpeg(image, quality=90).numpy()
 
 
-def draw(
-    cls: tuple[str, str, str], count: int, rng: np.random.Generator, size: int = IMAGE_SIZE
-) -> tuple[np.ndarray, np.ndarray]:
+def draw(cls: tuple[str, str, str], count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draws pictures of one class: a textured shape at a random place, size and angle, on a noisy background.
 
     Args:
         cls: colour, texture and shape, one of CLASSES.
         count: pictures to draw.
         rng: where everything random comes from.
-        size: height and width in pixels.
 
     Returns:
-        uint8 images (count, size, size, 3), and int boxes (count, 4): first and last pixel, as xmin, ymin, xmax, ymax.
+        uint8 images (count, 64, 64, 3), and int boxes (count, 4): first and last pixel, as xmin, ymin, xmax, ymax.
     """
     colour, texture, shape = cls
+    size = IMAGE_SIZE
 
     def uniform(low: float, high: float, channels: int = 1) -> np.ndarray:
         return rng.uniform(low, high, (count, 1, 1, channels)).astype(np.float32)
@@ -127,7 +125,7 @@ def draw(
     # Two muted colours, blending from one side to the other.
     slope = np.clip((x - 0.5) * uniform(-1, 1) + (y - 0.5) * uniform(-1, 1) + 0.5, 0, 1)
     grey = uniform(50, 200)
-    background = grey + uniform(-35, 35, 3) + (uniform(-50, 50, 3)) * slope
+    background = grey + uniform(-35, 35, 3) + uniform(-50, 50, 3) * slope
     noise = rng.standard_normal((count, size, size, 1), np.float32) * uniform(4, 16)
     images = np.clip(np.where(inside, paint, background) + noise, 0, 255).astype(np.uint8)
 

@@ -61,7 +61,8 @@ class Trainer(tf.Module):
         self._cycle_steps = cycle_steps
         self._weight_decay = weight_decay
         self._clip_norm = clip_norm
-        self._dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+        dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout) and layer.rate]
+        self._dropout_seeds = [layer.seed_generator.state for layer in dropouts]
 
     @property
     def loss_scale(self) -> tf.Tensor:
@@ -84,9 +85,8 @@ class Trainer(tf.Module):
           labels: (N,) int64.
         """
         self.step.assign_add(1)
-        for layer in self._dropouts:  # A mask is a function of the seed and the step, like everything random here.
-            state = layer.seed_generator.state
-            state.assign(tf.stack([state[0], tf.cast(self.step, state.dtype)]))
+        for seed in self._dropout_seeds:  # A mask is a function of the seed and the step, like everything random here.
+            seed.assign(tf.stack([seed[0], tf.cast(self.step, seed.dtype)]))
         inputs = crops.normalise(images, which, self._mean_image)
         scale = self.loss_scale
         with tf.GradientTape() as tape:

@@ -1,0 +1,100 @@
+"""What the tests share: the project's programs run as a user runs them, prepared synthetic data, and a finished run."""
+
+import os
+
+USERS_ENVIRONMENT = dict(os.environ)  # As it is before `training` sets TensorFlow's.
+
+import training  # noqa: E402, F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+
+import concurrent.futures  # noqa: E402
+import pathlib  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+
+import pytest  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+for gpu in tf.config.list_physical_devices("GPU"):
+    tf.config.experimental.set_memory_growth(gpu, True)  # The programs under test need the rest.
+
+
+@pytest.fixture(scope="session")
+def start_script(tmp_path_factory):
+    """Starts `script` with flags, in a folder that is not the repository's; the caller ends it."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def start(script, *flags):
+        command = [sys.executable, str(REPOSITORY / script), *map(str, flags)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=elsewhere, env=USERS_ENVIRONMENT)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_script(start_script):
+    """Runs `script` with flags to its end: its returncode, stdout and stderr."""
+
+    def run(script, *flags, timeout=300):
+        with start_script(script, *flags) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=timeout)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_scripts(run_script):
+    """Runs several (script, *flags), two at a time: most of a short one is one core's work."""
+
+    def run(commands):
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda command: run_script(*command), commands))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def synthetic_data_dir(tmp_path_factory):
+    """A --data_dir in which --dataset=synthetic has been prepared."""
+    from tiny_imagenet import input_pipeline
+
+    path = tmp_path_factory.mktemp("data")
+    input_pipeline.load("synthetic", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def synthetic_flags(synthetic_data_dir):
+    """The flags of `synthetic_run`, but for --run_dir."""
+    flags = "--model=baseline --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=400 --log_every=1"
+    return [*flags.split(), f"--data_dir={synthetic_data_dir}"]
+
+
+@pytest.fixture(scope="session")
+def synthetic_run(tmp_path_factory, run_script, synthetic_flags):
+    """The directory of a finished run of the baseline, ten steps long. Tests only read it."""
+    path = tmp_path_factory.mktemp("runs") / "baseline"
+    result = run_script("train.py", *synthetic_flags, f"--run_dir={path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return path
+
+
+@pytest.fixture(scope="session")
+def assert_one_line():
+    """Checks that a program ended with `status` and said why in one line on standard error, with all of `words`."""
+
+    def check(result, status, *words):
+        assert result.returncode == status, (result.args, result.stdout, result.stderr)
+        assert result.stderr.endswith("\n") and result.stderr.count("\n") == 1, (result.args, result.stderr)
+        assert "Traceback" not in result.stdout + result.stderr
+        for word in words:
+            assert word in result.stderr, (result.args, result.stderr)
+
+    return check

@@ -1,0 +1,136 @@
+"""Evaluates as a user does, and by NumPy."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+TOLERATED = 5  # Images of a thousand whose class may turn on rounding.
+
+
+@pytest.fixture(scope="module")
+def data_flags(synthetic_data_dir):
+    return ["--dataset=synthetic", f"--data_dir={synthetic_data_dir}"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, run_scripts, synthetic_run, data_flags):
+    """Of each way to evaluate the run: its evaluation.json, its predictions' lines and its standard output."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    ways = {
+        "run": ["--run_dir={}"],
+        "saved_model": ["--saved_model={}/saved_model"],
+        "ten_crop": ["--run_dir={}", "--ten_crop", "--batch_size=99"],
+        "test": ["--run_dir={}", "--split=test"],
+    }
+    commands = []
+    for name, flags in ways.items():
+        # evaluation.json is written beside the weights: each way has a folder of its own.
+        (folder / name).mkdir()
+        for part in ("config.json", "checkpoints", "saved_model"):
+            (folder / name / part).symlink_to(synthetic_run / part)
+        flags = [flag.format(folder / name) for flag in flags]
+        commands.append(["evaluate.py", *data_flags, *flags, f"--predictions={folder / name / 'predictions.txt'}"])
+    evaluated = {}
+    for name, result in zip(ways, run_scripts(commands), strict=True):
+        assert (result.returncode, result.stderr) == (0, ""), name
+        path = folder / name / "evaluation.json"
+        scores = json.loads(path.read_text()) if path.exists() else None
+        lines = (folder / name / "predictions.txt").read_text().splitlines()
+        evaluated[name] = scores, lines, result.stdout
+    return evaluated
+
+
+@pytest.fixture(scope="module")
+def oracle(synthetic_run, synthetic_data_dir):
+    """The network's softmax for each of the ten crops of each validation image, (10, 1000, 200), and the labels."""
+    folder = next(synthetic_data_dir.rglob("validation_images.npy")).parent
+    images, labels = np.load(folder / "validation_images.npy"), np.load(folder / "validation_labels.npy")
+    mean_image = np.load(folder / "train_images.npy").mean(axis=0)
+    model = keras.saving.load_model(synthetic_run / "model.keras")
+    softmaxes = []
+    for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
+        crops = ((images - mean_image)[:, y : y + 56, x : x + 56] / 64).astype(np.float32)
+        for inputs in (crops, crops[:, :, ::-1]):
+            logits = model.predict(inputs, batch_size=100, verbose=0).astype(np.float64)
+            softmaxes.append(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+    return np.stack(softmaxes), labels
+
+
+@pytest.fixture(scope="module")
+def wnids(synthetic_data_dir):
+    return next(synthetic_data_dir.rglob("label.labels.txt")).read_text().split()
+
+
+def ids(synthetic_data_dir, split):
+    return np.load(next(synthetic_data_dir.rglob(f"{split}_ids.npy")))
+
+
+@pytest.mark.parametrize("way", ["run", "saved_model", "ten_crop"])
+def test_scores_are_numpys(evaluated, oracle, synthetic_data_dir, wnids, way):
+    scores, lines, _ = evaluated[way]
+    softmaxes, labels = oracle
+    softmax = softmaxes.mean(axis=0) if way == "ten_crop" else softmaxes[8]
+    best = np.argsort(-softmax, axis=1)[:, :5]
+    assert scores["top_1"] == pytest.approx((best[:, 0] == labels).mean(), abs=TOLERATED / 1000)
+    assert scores["top_5"] == pytest.approx((best == labels[:, None]).any(axis=1).mean(), abs=TOLERATED / 1000)
+    assert scores["loss"] == pytest.approx(-np.log(softmax[range(1000), labels]).mean(), rel=1e-4)
+    predicted = dict(line.split() for line in lines)
+    expected = {id: wnids[label] for id, label in zip(ids(synthetic_data_dir, "validation"), best[:, 0], strict=True)}
+    assert predicted.keys() == expected.keys()
+    assert sum(predicted[id] != wnid for id, wnid in expected.items()) <= TOLERATED
+
+
+@pytest.mark.parametrize("way", ["run", "saved_model", "ten_crop"])
+def test_evaluation_json(evaluated, way):
+    scores, _, stdout = evaluated[way]
+    expected = {"split": "validation", "images": 1000, "ten_crop": way == "ten_crop", "snapshots": 1}
+    assert scores.items() >= expected.items()
+    assert scores.keys() == {*expected, "loss", "top_1", "top_5"}
+    assert f"{scores['top_1']:.2%}" in stdout and f"{scores['top_5']:.2%}" in stdout
+
+
+def test_saved_model_scores_as_its_run_did(evaluated, synthetic_run):
+    trained = json.loads((synthetic_run / "evaluation.json").read_text())
+    for way in ("run", "saved_model"):
+        scores, _, _ = evaluated[way]
+        assert (scores["top_1"], scores["top_5"]) == (trained["top_1"], trained["top_5"])
+        assert scores["loss"] == pytest.approx(trained["loss"], rel=1e-4)
+    assert evaluated["ten_crop"][0]["loss"] != pytest.approx(trained["loss"], rel=1e-4)
+
+
+def test_predictions_of_the_test_images(evaluated, synthetic_run, synthetic_data_dir, wnids):
+    scores, lines, stdout = evaluated["test"]
+    assert scores is None and stdout == ""
+    assert [line.split()[0] for line in lines] == [f"test_{number}.JPEG" for number in range(500)]
+    assert all(re.fullmatch(r"test_\d+\.JPEG n\d{8}", line) for line in lines)
+    assert {line.split()[1] for line in lines} <= set(wnids)
+
+    images = np.load(next(synthetic_data_dir.rglob("test_images.npy")))
+    serve = tf.saved_model.load(str(synthetic_run / "saved_model")).signatures["serving_default"]
+    served = serve(images=tf.constant(images))["wnids"].numpy()[:, 0].astype(str)
+    predicted = dict(line.split() for line in lines)
+    different = [predicted[id] != wnid for id, wnid in zip(ids(synthetic_data_dir, "test"), served, strict=True)]
+    assert sum(different) <= TOLERATED
+
+
+def test_refusals(tmp_path, run_scripts, assert_one_line, data_flags):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no_checkpoint").mkdir()
+    config = {"model": "baseline", "precision": "float32"}
+    (tmp_path / "no_checkpoint/config.json").write_text(json.dumps(config))
+    mistakes = [
+        (f"--run_dir={tmp_path / 'nosuch'}", ["nosuch", "is no run"]),
+        (f"--run_dir={tmp_path / 'empty'}", ["empty", "is no run"]),
+        (f"--run_dir={tmp_path / 'no_checkpoint'}", ["no_checkpoint", "train there first"]),
+        (f"--saved_model={tmp_path / 'nosuch'}", ["nosuch"]),
+        (f"--saved_model={tmp_path / 'empty'}", ["empty"]),
+    ]
+    results = run_scripts([["evaluate.py", *data_flags, flag] for flag, _ in mistakes])
+    for result, (_, words) in zip(results, mistakes, strict=True):
+        assert_one_line(result, 1, *words)
+        assert result.stdout == ""
+    assert list((tmp_path / "empty").iterdir()) == [] and not (tmp_path / "nosuch").exists()

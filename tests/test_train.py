@@ -1,0 +1,260 @@
+"""Trains as a user does: train.py as a process, stopped, killed and started again."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import signal
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models
+from training.checkpoints import Checkpoints
+from training.step import Trainer
+
+STEPS = 160
+LEARNABLE = "--model=baseline --dataset=synthetic --batch_size=50 --num_epochs=2 --num_cycles=3 --log_every=4"
+LEARNABLE += " --learning_rate=0.05 --momentum=0.9"
+
+
+def rows(run_dir):
+    """metrics.csv, as the rows of training and those of validation."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        every = list(csv.DictReader(file))
+    return [row for row in every if row["loss"]], [row for row in every if row["validation_loss"]]
+
+
+def cosine(step, learning_rate, cycle_steps):
+    """The paper's learning rate, in its own words."""
+    return learning_rate / 2 * (math.cos(math.pi * ((step - 1) % cycle_steps) / cycle_steps) + 1)
+
+
+def variables(path):
+    """A checkpoint's variables by name, but for those that say how long training took and how often it was saved."""
+    reader = tf.train.load_checkpoint(str(path))
+    names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
+    return {name: reader.get_tensor(name) for name in names if not re.match("seconds/|save_counter/", name)}
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.dtype == other[name].dtype and value.tobytes() == other[name].tobytes(), name
+
+
+def files(run_dir):
+    """Each file of a run with its size and time of change."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in run_dir.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def learnable_flags(synthetic_data_dir):
+    return [*LEARNABLE.split(), f"--data_dir={synthetic_data_dir}"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, run_script, learnable_flags):
+    """A run long enough to learn something."""
+    path = tmp_path_factory.mktemp("uninterrupted")
+    result = run_script("train.py", *learnable_flags, f"--run_dir={path}")
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, start_script, run_script, learnable_flags):
+    """The same run, killed, then asked to stop, then left alone: its directory and its three (status, stdout, stderr).
+
+    It is killed at step 92, of which its newest checkpoint, that of step 80, knows nothing and metrics.csv does.
+    """
+    path = tmp_path_factory.mktemp("interrupted")
+    outcomes = []
+    for step, signum in ((92, signal.SIGKILL), (120, signal.SIGTERM)):
+        process = start_script("train.py", *learnable_flags, f"--run_dir={path}")
+        limit = threading.Timer(300, process.kill)
+        limit.start()
+        with process:
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if f"step {step}/{STEPS}" in line:
+                    process.send_signal(signum)
+            outcomes.append((process.wait(), "".join(lines), process.stderr.read()))
+        limit.cancel()
+    last = run_script("train.py", *learnable_flags, f"--run_dir={path}")
+    return path, [*outcomes, (last.returncode, last.stdout, last.stderr)]
+
+
+def test_run_directory(synthetic_run):
+    config = json.loads((synthetic_run / "config.json").read_text())
+    given = {"model": "baseline", "dataset": "synthetic", "num_epochs": 1, "num_cycles": 1, "batch_size": 400}
+    assert config.items() >= {**given, "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 1e-4}.items()
+
+    evaluation = json.loads((synthetic_run / "evaluation.json").read_text())
+    assert evaluation["split"] == "validation" and evaluation["images"] == 1000
+    assert 0 <= evaluation["top_1"] <= evaluation["top_5"] <= 1
+
+    assert tf.train.latest_checkpoint(str(synthetic_run / "checkpoints")).endswith("ckpt-10")
+    assert len(list((synthetic_run / "checkpoints/cycles").glob("cycle-*.index"))) == 1
+    assert (synthetic_run / "checkpoints/cycles/cycle-1.index").exists()
+    for name in ("train", "validation"):
+        assert list((synthetic_run / name).glob("events.out.tfevents.*"))
+    assert (synthetic_run / "model.keras").is_file()
+    assert (synthetic_run / "saved_model/saved_model.pb").is_file()
+    assert not list(synthetic_run.rglob("*partial*"))
+
+
+def test_metrics(synthetic_run):
+    train, validation = rows(synthetic_run)
+    assert [row["step"] for row in train] == [str(step) for step in range(1, 11)]
+    assert [(row["step"], row["epoch"]) for row in validation] == [("10", "1")]
+    for row in train:
+        assert row["epoch"] == "1"
+        assert float(row["learning_rate"]) == pytest.approx(cosine(int(row["step"]), 0.1, 10), rel=1e-5)
+        assert 0 < float(row["cross_entropy"]) < float(row["loss"])
+        assert 0 <= float(row["top_1"]) <= 1 and float(row["global_norm"]) > 0
+    assert float(train[0]["cross_entropy"]) == pytest.approx(math.log(200), rel=0.2)
+    evaluation = json.loads((synthetic_run / "evaluation.json").read_text())
+    for name in ("loss", "top_1", "top_5"):
+        assert float(validation[0][f"validation_{name}"]) == evaluation[name]
+
+
+def test_cycles_need_not_be_whole_steps(uninterrupted):
+    train, validation = rows(uninterrupted)
+    assert [int(row["step"]) for row in train] == list(range(4, STEPS + 1, 4))
+    assert [(row["step"], row["epoch"]) for row in validation] == [("80", "1"), ("160", "2")]
+    for row in train:
+        assert row["epoch"] == ("1" if int(row["step"]) <= 80 else "2")
+        rate = cosine(int(row["step"]), 0.05, STEPS / 3)
+        assert float(row["learning_rate"]) == pytest.approx(rate, rel=1e-5, abs=1e-9)
+    cycles = sorted((uninterrupted / "checkpoints/cycles").glob("cycle-*.index"))
+    assert [path.name for path in cycles] == ["cycle-1.index", "cycle-2.index", "cycle-3.index"]
+
+
+def test_learns(uninterrupted):
+    """Chance is a top-1 of 0.5% and a top-5 of 2.5%."""
+    evaluation = json.loads((uninterrupted / "evaluation.json").read_text())
+    assert evaluation["top_1"] > 0.05
+    assert evaluation["top_5"] > 0.20
+    train, _ = rows(uninterrupted)
+    assert float(train[-1]["cross_entropy"]) < float(train[0]["cross_entropy"]) - 0.5
+
+
+def test_stops_and_goes_on(interrupted):
+    path, ((killed, *_), (stopped, told, error), (ended, resumed, _)) = interrupted
+    assert killed == -signal.SIGKILL
+    assert stopped == 128 + signal.SIGTERM
+    assert error == ""
+    assert f"80 of {STEPS} steps done" in told
+    step = int(re.search(r"stopped after step (\d+)", told)[1])
+    assert 120 <= step < STEPS
+    assert f" {step} of {STEPS} steps done" in resumed
+    assert ended == 0
+    train, validation = rows(path)
+    assert [int(row["step"]) for row in train] == list(range(4, STEPS + 1, 4))
+    assert [row["step"] for row in validation] == ["80", "160"]
+
+
+def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("only a CPU promises it")
+    path, _ = interrupted
+    name = f"checkpoints/ckpt-{STEPS}"
+    expected = variables(uninterrupted / name)
+    assert any("momentum" in key or key.startswith("optimizer") for key in expected)
+    assert_same_bits(variables(path / name), expected)
+    for cycle in (1, 2, 3):
+        name = f"checkpoints/cycles/cycle-{cycle}"
+        assert_same_bits(variables(path / name), variables(uninterrupted / name))
+    for name in ("config.json", "metrics.csv", "evaluation.json"):
+        assert (path / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+
+
+def test_dropout_goes_on_as_if_never_interrupted(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 4, 56, 56, 3)).astype(np.uint8)
+    which = rng.integers(0, 10, (6, 4)).astype(np.int32)
+    labels = rng.integers(0, 200, (6, 4))
+    mean_image = rng.uniform(100, 150, (64, 64, 3)).astype(np.float32)
+
+    def build():
+        keras.utils.set_random_seed(3)
+        settings = {"learning_rate": 0.1, "cycle_steps": 4.5, "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 10.0}
+        with tf.device("CPU"):
+            return Trainer(models.build("alexnet"), mean_image, **settings)
+
+    def train(trainer, steps):
+        with tf.device("CPU"):
+            for step in steps:
+                trainer.train_step(images[step], which[step], labels[step])
+
+    straight = build()
+    train(straight, range(6))
+    Checkpoints(tmp_path / "straight", straight).save()
+
+    first = build()
+    train(first, range(3))
+    Checkpoints(tmp_path / "halves", first).save()
+    second = build()
+    saved = Checkpoints(tmp_path / "halves", second)
+    saved.restore()
+    assert int(second.step) == 3
+    train(second, range(3, 6))
+    saved.save()
+
+    expected = variables(tmp_path / "straight/checkpoints/ckpt-6")
+    assert_same_bits(variables(tmp_path / "halves/checkpoints/ckpt-6"), expected)
+    before = variables(tmp_path / "halves/checkpoints/ckpt-3")
+    assert all((before[name] != value).any() for name, value in expected.items() if "kernel" in name)
+
+
+def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, synthetic_flags):
+    flags = ["train.py", *synthetic_flags]
+    kept = files(synthetic_run)
+    results = run_scripts(
+        [
+            [*flags, f"--run_dir={synthetic_run}", "--learning_rate=0.2", "--seed=1"],
+            [*flags, f"--run_dir={synthetic_run}", "--noresume"],
+            [*flags, f"--run_dir={tmp_path / 'untrained'}", "--export_only"],
+            [*flags, f"--run_dir={tmp_path / 'diverged'}", "--learning_rate=1e30"],
+            [*flags, f"--run_dir={tmp_path / 'large'}", "--batch_size=4001"],
+        ]
+    )
+    another, noresume, untrained, diverged, large = results
+    assert_one_line(another, 1, str(synthetic_run), "learning_rate 0.1, not 0.2", "seed 0, not 1", "another --run_dir")
+    assert_one_line(noresume, 1, str(synthetic_run), "--noresume", "another --run_dir")
+    assert files(synthetic_run) == kept
+    assert_one_line(untrained, 1, "no checkpoint", "train first")
+    assert not (tmp_path / "untrained/saved_model").exists()
+    assert_one_line(diverged, 1, "NaN", "--learning_rate")
+    assert not list((tmp_path / "diverged").glob("checkpoints/ckpt*"))
+    assert_one_line(large, 1, "--batch_size=4001", "4000 training images")
+
+
+def test_finished_run_is_exported_again(tmp_path, run_scripts, synthetic_run, synthetic_flags):
+    """By --export_only, and by the run's own command, which evaluates again too; neither trains."""
+    paths = tmp_path / "export_only", tmp_path / "same_command"
+    for path in paths:
+        shutil.copytree(synthetic_run, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
+    commands = [["train.py", *synthetic_flags, f"--run_dir={path}"] for path in paths]
+    commands[0].append("--export_only")
+    for result in run_scripts(commands):
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "10 of 10 steps done" in result.stdout
+    expected = keras.saving.load_model(synthetic_run / "model.keras").get_weights()
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
+    serve = tf.saved_model.load(str(synthetic_run / "saved_model")).signatures["serving_default"]
+    probabilities = serve(images=tf.constant(images))["probabilities"].numpy()
+    for path in paths:
+        assert (path / "metrics.csv").read_bytes() == (synthetic_run / "metrics.csv").read_bytes()
+        weights = keras.saving.load_model(path / "model.keras").get_weights()
+        assert all(map(np.array_equal, weights, expected))
+        serve = tf.saved_model.load(str(path / "saved_model")).signatures["serving_default"]
+        np.testing.assert_allclose(serve(images=tf.constant(images))["probabilities"], probabilities, rtol=1e-5)
+    assert not (paths[0] / "evaluation.json").exists()
+    assert (paths[1] / "evaluation.json").read_bytes() == (synthetic_run / "evaluation.json").read_bytes()

@@ -1,0 +1,306 @@
+"""Tests the builder from archive to examples, with archives whole and damaged."""
+
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+import tiny_imagenet  # noqa: F401, registers the data set
+from tiny_imagenet import synthetic, tiny_imagenet_dataset_builder
+
+COUNTS = {"num_classes": 3, "train_per_class": 4, "validation_per_class": 2, "test_images": 5}
+ROOT = "tiny-imagenet-200/"
+Files = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Files:
+    """The files of a whole small archive by their names below its root."""
+    path = tmp_path_factory.mktemp("archive") / "small.zip"
+    synthetic.write_archive(path, **COUNTS)
+    with zipfile.ZipFile(path) as archive:
+        return {name.removeprefix(ROOT): archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture
+def make_builder(tmp_path) -> Callable[..., tfds.core.DatasetBuilder]:
+    def make(archive: pathlib.Path | None) -> tfds.core.DatasetBuilder:
+        config = tiny_imagenet_dataset_builder.TinyImagenetConfig(name="small", **COUNTS)
+        return tfds.builder("tiny_imagenet", config=config, data_dir=tmp_path / "data", archive=archive)
+
+    return make
+
+
+def write_zip(path: pathlib.Path, files: Files, root: str = ROOT) -> pathlib.Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(root + name, data)
+    return path
+
+
+def write_folder(path: pathlib.Path, files: Files) -> pathlib.Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def lines(data: bytes) -> list[list[str]]:
+    return [line.split("\t") for line in data.decode().splitlines()]
+
+
+def expected_examples(files: Files, split: str) -> dict[str, tuple[str, list[float]]]:
+    """Returns each image's class and box by its name in the archive, read from the files by other code."""
+    if split == "test":
+        return {name: ("", [0, 0, 1, 1]) for name in files if name.startswith("test/")}
+    if split == "validation":
+        rows = {f"val/images/{row[0]}": row[1:] for row in lines(files["val/val_annotations.txt"])}
+    else:
+        tables = [(name.split("/")[1], data) for name, data in files.items() if name.endswith("_boxes.txt")]
+        rows = {f"train/{wnid}/images/{row[0]}": [wnid, *row[1:]] for wnid, data in tables for row in lines(data)}
+    boxes = {name: np.array(row[1:], int) for name, row in rows.items()}
+    return {
+        name: (row[0], [boxes[name][1] / 64, boxes[name][0] / 64, (boxes[name][3] + 1) / 64, (boxes[name][2] + 1) / 64])
+        for name, row in rows.items()
+    }
+
+
+@pytest.mark.parametrize("form", ["zip", "zip of the root's content", "folder", "parent folder"])
+def test_examples_are_the_archive_s(form, files, make_builder, tmp_path):
+    if form.startswith("zip"):
+        archive = write_zip(tmp_path / "a.zip", files, ROOT if form == "zip" else "")
+    else:
+        folder = write_folder(tmp_path / "unpacked" / ROOT, files)
+        archive = folder if form == "folder" else folder.parent
+    make_builder(archive).download_and_prepare()
+
+    builder = make_builder(None)  # knows only what was saved
+    wnids = files["wnids.txt"].decode().split()
+    words = dict(lines(files["words.txt"]))
+    names = builder.info.features["label"].names
+    assert names == wnids != sorted(wnids)
+    assert builder.info.metadata["words"] == [words[wnid] for wnid in wnids]
+    for split in ("train", "validation", "test"):
+        expected = expected_examples(files, split)
+        examples = list(tfds.as_numpy(builder.as_dataset(split=split)))
+        assert len(examples) == len(expected) == builder.info.splits[split].num_examples
+        by_id = {example["id"].decode(): example for example in examples}
+        for name, (wnid, box) in expected.items():
+            example = by_id[name.rpartition("/")[2]]
+            assert example["label"] == (wnids.index(wnid) if wnid else -1)
+            np.testing.assert_allclose(example["bbox"], box, atol=1e-6)
+            np.testing.assert_array_equal(example["image"], tf.io.decode_jpeg(files[name], channels=3))
+            assert example["image"].shape == (64, 64, 3) and example["image"].dtype == np.uint8
+
+
+def test_grey_jpegs_become_rgb(files, make_builder, tmp_path):
+    name = "val/images/val_0.JPEG"
+    picture = tf.io.decode_jpeg(files[name], channels=3).numpy()
+    grey = synthetic.encode(picture, grey=True)
+    assert tf.io.decode_jpeg(grey).shape == (64, 64, 1)
+    builder = make_builder(write_zip(tmp_path / "a.zip", files | {name: grey}))
+    builder.download_and_prepare()
+    [image] = [
+        example["image"]
+        for example in tfds.as_numpy(builder.as_dataset(split="validation"))
+        if example["id"] == b"val_0.JPEG"
+    ]
+    np.testing.assert_array_equal(image, np.repeat(tf.io.decode_jpeg(grey).numpy(), 3, axis=-1))
+
+
+def test_directory_entries_and_finder_s_files_are_ignored(files, make_builder, tmp_path):
+    extras = {"": b"", "train/": b"", "val/images/.DS_Store": b"x", "val/images/._val_0.JPEG": b"x"}
+    path = write_zip(tmp_path / "a.zip", extras | files)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"__MACOSX/{ROOT}._wnids.txt", b"x")
+    builder = make_builder(path)
+    builder.download_and_prepare()
+    assert builder.info.splits["validation"].num_examples == 6
+
+
+def png_called_jpeg(files: Files) -> Files:
+    return {"test/images/test_3.JPEG": tf.io.encode_png(np.zeros((64, 64, 3), np.uint8)).numpy()}
+
+
+def wrong_size(files: Files) -> Files:
+    return {"test/images/test_3.JPEG": tf.io.encode_jpeg(np.zeros((64, 60, 3), np.uint8)).numpy()}
+
+
+def half_a_jpeg(files: Files) -> Files:
+    data = files["test/images/test_3.JPEG"]
+    return {"test/images/test_3.JPEG": data[: len(data) // 2]}
+
+
+def unknown_id_in_annotations(files: Files) -> Files:
+    table = lines(files["val/val_annotations.txt"])
+    table[2][1] = "n00000000"
+    return {"val/val_annotations.txt": "\n".join(map("\t".join, table)).encode()}
+
+
+def other_class_in_annotations(files: Files) -> Files:
+    table = lines(files["val/val_annotations.txt"])
+    wnids = files["wnids.txt"].decode().split()
+    table[2][1] = wnids[(wnids.index(table[2][1]) + 1) % 3]
+    return {"val/val_annotations.txt": "\n".join(map("\t".join, table)).encode()}
+
+
+def doubled_annotation(files: Files) -> Files:
+    data = files["val/val_annotations.txt"]
+    return {"val/val_annotations.txt": data + data.splitlines()[1] + b"\n"}
+
+
+def missing_annotation(files: Files) -> Files:
+    return {"val/val_annotations.txt": files["val/val_annotations.txt"].partition(b"\n")[2]}
+
+
+def box_outside(files: Files) -> Files:
+    table = lines(files["val/val_annotations.txt"])
+    table[1][4] = "64"
+    return {"val/val_annotations.txt": "\n".join(map("\t".join, table)).encode()}
+
+
+def doubled_id(files: Files) -> Files:
+    first, second, _ = files["wnids.txt"].split()
+    return {"wnids.txt": b"\n".join([first, second, first])}
+
+
+def missing_id(files: Files) -> Files:
+    return {"wnids.txt": b"\n".join(files["wnids.txt"].split()[:2])}
+
+
+def missing_words(files: Files) -> Files:
+    wnid = files["wnids.txt"].split()[1]
+    return {"words.txt": b"\n".join(line for line in files["words.txt"].splitlines() if not line.startswith(wnid))}
+
+
+def one_training_image_less(files: Files) -> Files:
+    return {max(name for name in files if name.startswith("train/") and name.endswith(".JPEG")): None}
+
+
+def no_training_folder(files: Files) -> Files:
+    wnid = files["wnids.txt"].decode().split()[0]
+    return {name: None for name in files if name.startswith(f"train/{wnid}/")}
+
+
+def no_boxes(files: Files) -> Files:
+    return {min(name for name in files if name.endswith("_boxes.txt")): None}
+
+
+def train_folder_of_no_class(files: Files) -> Files:
+    return {"train/n00000000/images/n00000000_0.JPEG": b""}
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (png_called_jpeg, ValueError, "test/images/test_3.JPEG is not a JPEG"),
+        (wrong_size, ValueError, "test/images/test_3.JPEG has 60x64 pixels, not 64x64"),
+        (half_a_jpeg, ValueError, "test/images/test_3.JPEG is a damaged JPEG"),
+        (unknown_id_in_annotations, ValueError, "val_annotations.txt gives .* the class n00000000"),
+        (other_class_in_annotations, ValueError, "val_annotations.txt has [13] images of n9.*, not 2"),
+        (doubled_annotation, ValueError, "val_annotations.txt names val_1.JPEG more than once"),
+        (missing_annotation, ValueError, "val_annotations.txt does not name val_0.JPEG"),
+        (box_outside, ValueError, "val_annotations.txt line 2 .*val_1.JPEG"),
+        (doubled_id, ValueError, "wnids.txt names n9.* more than once"),
+        (missing_id, ValueError, "wnids.txt has 2 classes, not 3"),
+        (missing_words, ValueError, "words.txt has no words for n9"),
+        (one_training_image_less, ValueError, "train/n9.*/images has 3 images, not 4"),
+        (no_training_folder, ValueError, "train/n9.*/images has 0 images, not 4"),
+        (train_folder_of_no_class, ValueError, "train/n00000000/images holds images"),
+        (no_boxes, FileNotFoundError, "train/n9.*/n9.*_boxes.txt is missing"),
+        (lambda files: {"test/images/test_0.JPEG": None}, ValueError, "test/images has 4 images, not 5"),
+        (lambda files: {"val/images/val_1.JPEG": None}, ValueError, "val/images has 5 images, not 6"),
+        (lambda files: {"val/val_annotations.txt": None}, FileNotFoundError, "val_annotations.txt is missing"),
+        (lambda files: {"words.txt": None}, FileNotFoundError, "words.txt is missing"),
+        (lambda files: {"words.txt": b"\xff\xff"}, ValueError, "words.txt is not UTF-8"),
+        (lambda files: {"wnids.txt": None}, FileNotFoundError, "wnids.txt is missing"),
+        (lambda files: {"../outside.txt": b"x"}, ValueError, "outside.txt.* points outside"),
+    ],
+)
+def test_damage_is_named_and_leaves_nothing_behind(damage, error, message, files, make_builder, tmp_path):
+    changed = {name: data for name, data in (files | damage(files)).items() if data is not None}
+    path = write_zip(tmp_path / "a.zip", changed)
+    builder = make_builder(path)
+    check_fails(builder, error, message, path)
+
+    write_zip(path, files)
+    builder.download_and_prepare()
+    assert builder.info.splits["train"].num_examples == 12
+
+
+def check_fails(builder: tfds.core.DatasetBuilder, error: type[Exception], message: str, path: pathlib.Path) -> None:
+    with pytest.raises(error, match=message) as caught:
+        builder.download_and_prepare()
+    assert type(caught.value) is error
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+    folder = pathlib.Path(builder.data_dir)
+    assert not folder.exists()
+    assert not list(folder.parent.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: b"", "not a zip file"),
+        (lambda data: b"<html>404</html>", "not a zip file"),
+        (lambda data: data[: len(data) // 2], "not a zip file, or one cut short"),
+        (lambda data: data.replace(b"\xff\xd8\xff", b"\xff\xd8\x00", 1), "JPEG cannot be read .*CRC"),
+    ],
+)
+def test_spoilt_zips(spoil, message, files, make_builder, tmp_path):
+    path = write_zip(tmp_path / "a.zip", files)
+    path.write_bytes(spoil(path.read_bytes()))
+    check_fails(make_builder(path), ValueError, message, path)
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "..\\x", "a/../../x", "C:\\x"])
+def test_names_that_leave_the_archive_are_refused(name, files, make_builder, tmp_path):
+    path = write_zip(tmp_path / "a.zip", files)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"x")
+    check_fails(make_builder(path), ValueError, "points outside the archive", path)
+
+
+def test_a_name_that_is_there_twice(files, make_builder, tmp_path):
+    path = write_zip(tmp_path / "a.zip", files)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(f"{ROOT}wnids.txt", b"x")
+    check_fails(make_builder(path), ValueError, "wnids.txt is there 2 times", path)
+
+
+def test_missing_archives(make_builder, tmp_path):
+    check_fails(make_builder(tmp_path / "no.zip"), FileNotFoundError, "no such file or folder", tmp_path / "no.zip")
+    (tmp_path / "empty").mkdir()
+    check_fails(make_builder(tmp_path / "empty"), FileNotFoundError, "wnids.txt is neither", tmp_path / "empty")
+
+
+def test_a_failed_download_says_what_to_pass_instead(monkeypatch, make_builder):
+    monkeypatch.setattr(tiny_imagenet_dataset_builder, "_URL", "http://127.0.0.1:9/nothing-listens-here.zip")
+    with pytest.raises(ConnectionError, match="--archive=PATH .*--dataset=synthetic") as caught:
+        make_builder(None).download_and_prepare()
+    assert "\n" not in str(caught.value)
+
+
+def test_synthetic_takes_no_archive(tmp_path):
+    with pytest.raises(ValueError, match="leave archive=x.zip out"):
+        tfds.builder("tiny_imagenet/synthetic", data_dir=tmp_path, archive="x.zip")
+
+
+def test_configs_and_pickling(tmp_path):
+    full = tfds.builder("tiny_imagenet", data_dir=tmp_path, archive="x.zip")
+    assert full.info.full_name == "tiny_imagenet/full/1.0.0"
+    assert full.builder_config.counts() == {
+        "num_classes": 200,
+        "train_per_class": 500,
+        "validation_per_class": 50,
+        "test_images": 10_000,
+    }
+    assert full.info.features["label"].num_classes == 200
+    assert full.url_infos[tiny_imagenet_dataset_builder._URL].size == 248_100_043
+    assert pickle.loads(pickle.dumps(full))._archive == "x.zip"

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tiny_imagenet import crops
+
+# The paper's ten, by NumPy slices: corners and centre, then the same mirrored left-right.
+CORNERS = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
+
+
+def sliced(image, which):
+    y, x = CORNERS[which % 5]
+    part = image[y : y + 56, x : x + 56]
+    return part[:, ::-1] if which >= 5 else part
+
+
+def images(number, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, 256, (number, 64, 64, 3)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_ten_crops_are_slices(dtype):
+    batch = images(10, dtype)
+    taken = crops.crop(batch, tf.range(10))
+    assert taken.dtype == dtype
+    np.testing.assert_array_equal(taken, [sliced(image, which) for which, image in enumerate(batch)])
+
+
+def test_mirroring_is_left_right():
+    image = np.zeros((1, 64, 64, 3), np.uint8)
+    image[:, :, :32] = 255  # Bright on the left.
+    mirrored = crops.crop(image, [crops.CENTRE + 5])[0].numpy()
+    assert (mirrored[:, :28] == 0).all()
+    assert (mirrored[:, 28:] == 255).all()
+
+
+def test_normalise_is_the_mean_image_off_before_the_crop():
+    mean = np.random.default_rng(1).uniform(0, 255, (64, 64, 3)).astype(np.float32)
+    batch, which = images(10), np.arange(10, dtype=np.int32)
+    expected = [sliced((image - mean) / 64, crop) for image, crop in zip(batch.astype(np.float32), which, strict=True)]
+    np.testing.assert_allclose(crops.normalise(crops.crop(batch, which), which, mean), expected, atol=1e-6)

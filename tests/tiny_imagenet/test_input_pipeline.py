@@ -1,0 +1,105 @@
+import collections
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tiny_imagenet import crops, input_pipeline
+
+
+def split(size):
+    """Images that tell which they are: the first two bytes of every pixel hold the number."""
+    number = np.arange(size)
+    images = np.zeros((size, 64, 64, 3), np.uint8)
+    images[..., 0] = (number % 256)[:, None, None]
+    images[..., 1] = (number // 256)[:, None, None]
+    return input_pipeline.Split(images, number % 7, np.array([f"{n}.JPEG" for n in number]))
+
+
+def numbers(images):
+    return images[:, 0, 0, 0].astype(int) + 256 * images[:, 0, 0, 1].astype(int)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 10, 16, 25])
+def test_every_image_once_an_epoch(batch_size):
+    """Also where a batch holds the end of an epoch and the beginning of the next, or is larger than an epoch."""
+    size, epochs = 10, 10
+    steps = size * epochs // batch_size
+    seen = np.concatenate([input_pipeline.shuffled_indices(step, size, batch_size, seed=3) for step in range(steps)])
+    for epoch in range(len(seen) // size):
+        assert sorted(seen[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+def test_order_depends_on_seed_and_epoch():
+    def epoch(number, seed):
+        return input_pipeline.shuffled_indices(number, 1000, 1000, seed).numpy().tolist()
+
+    orders = [epoch(0, 0), epoch(1, 0), epoch(0, 1), list(range(1000))]
+    assert len({tuple(order) for order in orders}) == 4
+    assert epoch(1, 0) == orders[1]
+
+
+def test_batches_hold_the_images_the_crops_and_the_labels():
+    data = split(300)
+    for step, batch in enumerate(input_pipeline.train_batches(data, 32, seed=5, first_step=0, last_step=3)):
+        images, which, labels = (part.numpy() for part in batch)
+        index = input_pipeline.shuffled_indices(step, 300, 32, seed=5).numpy()
+        assert images.shape == (32, 56, 56, 3) and images.dtype == np.uint8
+        np.testing.assert_array_equal(numbers(images), index)
+        np.testing.assert_array_equal(labels, data.labels[index])
+        np.testing.assert_array_equal(images, crops.crop(data.images[index], which))
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    data = split(100)
+
+    def batches(first, last, seed=1):
+        return [[part.numpy() for part in batch] for batch in input_pipeline.train_batches(data, 16, seed, first, last)]
+
+    whole = batches(0, 8)
+    for early, late in zip(whole[5:], batches(5, 8), strict=True):
+        for part, again in zip(early, late, strict=True):
+            np.testing.assert_array_equal(part, again)
+    assert (whole[0][1] != batches(0, 1, seed=2)[0][1]).any()
+
+
+def test_crops_are_drawn_uniformly_for_each_image():
+    data = split(64)
+    drawn = np.concatenate(
+        [which for _, which, _ in input_pipeline.train_batches(data, 500, 0, 0, 20).as_numpy_iterator()]
+    )
+    counts = collections.Counter(drawn.tolist())
+    assert sorted(counts) == list(range(10))
+    # 10,000 draws: five standard deviations about 1,000.
+    assert all(abs(count - 1000) < 150 for count in counts.values())
+
+
+def test_evaluation_has_every_image_once_in_order():
+    data = split(103)
+    batches = list(input_pipeline.evaluation_batches(data, 25).as_numpy_iterator())
+    assert [len(labels) for _, labels in batches] == [25, 25, 25, 25, 3]
+    np.testing.assert_array_equal(numbers(np.concatenate([images for images, _ in batches])), range(103))
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), data.labels)
+
+
+def test_load_decodes_what_tfds_holds(synthetic_data_dir):
+    data = input_pipeline.load("synthetic", str(synthetic_data_dir))
+    assert {name: len(each) for name, each in data.splits.items()} == {"train": 4000, "validation": 1000, "test": 500}
+    for name, each in data.splits.items():
+        examples = tfds.load("tiny_imagenet/synthetic", split=name, data_dir=str(synthetic_data_dir))
+        by_id = {id: row for row, id in enumerate(each.ids)}
+        assert len(by_id) == len(each)
+        for example in examples.take(50).as_numpy_iterator():
+            row = by_id[example["id"].decode()]
+            np.testing.assert_array_equal(each.images[row], example["image"])
+            assert each.labels[row] == example["label"]
+    assert isinstance(data.splits["train"].images, np.memmap)
+    assert (data.splits["test"].labels == -1).all()
+    assert len(data.wnids) == len(data.words) == 200
+
+
+def test_mean_image_is_of_the_training_images(synthetic_data_dir):
+    data = input_pipeline.load("synthetic", str(synthetic_data_dir))
+    expected = data.splits["train"].images.astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(data.mean_image, expected, rtol=1e-6)
+    assert data.mean_image.dtype == np.float32

@@ -1,0 +1,54 @@
+"""The real Tiny ImageNet, where TINY_IMAGENET_ARCHIVE names a copy of its archive."""
+
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tiny_imagenet import input_pipeline
+
+ARCHIVE = os.environ.get("TINY_IMAGENET_ARCHIVE")
+
+pytestmark = pytest.mark.skipif(not ARCHIVE, reason="TINY_IMAGENET_ARCHIVE does not name a copy of the archive")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return input_pipeline.load("full", str(tmp_path_factory.mktemp("data")), ARCHIVE)
+
+
+def test_counts(data):
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 100_000,
+        "validation": 10_000,
+        "test": 10_000,
+    }
+    np.testing.assert_array_equal(np.bincount(data.splits["train"].labels), np.full(200, 500))
+    np.testing.assert_array_equal(np.bincount(data.splits["validation"].labels), np.full(200, 50))
+
+
+def test_images_and_labels_are_those_of_the_archive(data):
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        root = "tiny-imagenet-200"
+        wnids = archive.read(f"{root}/wnids.txt").decode().split()
+        words = dict(line.split("\t") for line in archive.read(f"{root}/words.txt").decode().splitlines())
+        annotations = archive.read(f"{root}/val/val_annotations.txt").decode().splitlines()
+        validation = {line.split("\t")[0]: line.split("\t")[1] for line in annotations}
+        assert data.wnids == wnids
+        assert data.words == [words[wnid] for wnid in wnids]
+        for name in data.splits:
+            split = data.splits[name]
+            for row in np.random.default_rng(0).choice(len(split), 100, replace=False):
+                id = str(split.ids[row])
+                wnid = {"train": id.split("_")[0], "validation": validation.get(id), "test": None}[name]
+                path = {"train": f"train/{wnid}/images", "validation": "val/images", "test": "test/images"}[name]
+                image = tf.io.decode_jpeg(archive.read(f"{root}/{path}/{id}"), channels=3)
+                np.testing.assert_array_equal(split.images[row], image)
+                assert split.labels[row] == (wnids.index(wnid) if wnid else -1)
+
+
+def test_mean_image(data):
+    """The colours' known means over ImageNet are 123.7, 116.3 and 103.5; Tiny ImageNet's are a little darker."""
+    np.testing.assert_allclose(data.mean_image.mean(axis=(0, 1)), [122.5, 114.3, 101.4], atol=1.5)

@@ -1,0 +1,41 @@
+import keras
+import numpy as np
+import pytest
+
+from training import schedule
+
+PAPER = {"num_epochs": 10, "data_size": 100_000, "batch_size": 256}
+
+
+def test_cycle_of_the_paper():
+    """C = num_iter / num_cycles, with num_iter = num_epochs * data_size / batch_size, is not a whole number."""
+    assert schedule.cycle_steps(**PAPER, num_cycles=5) == 781.25
+
+
+def test_remarks_of_the_paper():
+    """L at the start of a cycle, L/2 midway, near 0 at its end."""
+    start, midway, end = schedule.cosine_cycles([1, 1 + 100, 1 + 199], 0.1, 200.0).numpy()
+    assert start == np.float32(0.1)
+    assert midway == pytest.approx(0.05)
+    assert 0 < end < 1e-5
+
+
+def test_starts_again_with_each_cycle():
+    steps = np.arange(1, 3907)
+    rates = schedule.cosine_cycles(steps, 0.1, 781.25).numpy()
+    restarts = steps[1:][np.diff(rates) > 0]
+    np.testing.assert_array_equal(restarts, [783, 1564, 2345, 3126])
+    np.testing.assert_array_equal(schedule.cycle_ends(**PAPER, num_cycles=5), [*(restarts - 1), 3906])
+
+
+def test_equals_keras_cosine_decay_restarts():
+    oracle = keras.optimizers.schedules.CosineDecayRestarts(0.1, first_decay_steps=200, t_mul=1.0, m_mul=1.0)
+    steps = np.arange(1, 1001)
+    expected = [float(oracle(step - 1)) for step in steps]
+    np.testing.assert_allclose(schedule.cosine_cycles(steps, 0.1, 200.0), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_epochs_end_at_whole_steps():
+    ends = schedule.epoch_ends(**PAPER)
+    assert ends == [390, 781, 1171, 1562, 1953, 2343, 2734, 3125, 3515, 3906]
+    assert schedule.num_steps(**PAPER) == ends[-1]

@@ -1,0 +1,128 @@
+"""What TensorBoard shows of a run, asked of TensorBoard itself; and metrics.csv's rows."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training import summaries
+
+TAGS = {
+    "train": {"loss", "cross_entropy", "top_1", "global_norm", "learning_rate", "images_per_second"},
+    "validation": {"loss", "top_1", "top_5"},
+}
+
+
+@pytest.fixture(scope="module")
+def ask(synthetic_run):
+    """Asks TensorBoard, running on `synthetic_run`, for a path below its own; returns the answer's bytes."""
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={synthetic_run}", "--host=127.0.0.1", "--port=0"]
+    pipe = subprocess.PIPE
+    # In a session of its own, so that whatever it starts ends with it.
+    process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+    def end():
+        os.killpg(process.pid, signal.SIGKILL)
+
+    limit = threading.Timer(180, end)
+    limit.start()
+    try:
+        address = None
+        lines = []
+        while address is None:
+            lines.append(process.stdout.readline())
+            assert lines[-1], f"TensorBoard ended: {lines}"
+            address = re.search(r"http://127\.0\.0\.1:\d+/", lines[-1])
+
+        def ask(path, **body):
+            headers = {"Content-Type": "application/json"}
+            url = f"{address[0]}data/plugin/{path}"
+            request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers)
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(request, timeout=60) as response:
+                return response.read()
+
+        deadline = time.monotonic() + 60  # It reads the events in a thread of its own.
+        while set(json.loads(ask("scalars/tags"))) < TAGS.keys() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        yield ask
+    finally:
+        limit.cancel()
+        if process.poll() is None:
+            end()
+        process.communicate()
+
+
+def test_scalars(ask, synthetic_run):
+    tags = json.loads(ask("scalars/tags"))
+    assert {run: set(names) for run, names in tags.items()} == TAGS
+
+    def points(run, tag):
+        return {step: value for _, step, value in json.loads(ask(f"scalars/scalars?run={run}&tag={tag}"))}
+
+    with (synthetic_run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for tag in TAGS["train"] - {"images_per_second"}:
+        expected = {int(row["step"]): float(row[tag]) for row in rows if row[tag]}
+        assert points("train", tag) == pytest.approx(expected, rel=1e-6)
+    for tag in TAGS["validation"]:
+        expected = {int(row["step"]): float(row[f"validation_{tag}"]) for row in rows if row[f"validation_{tag}"]}
+        assert points("validation", tag) == pytest.approx(expected, rel=1e-6)
+    speed = points("train", "images_per_second")
+    assert speed.keys() == set(range(1, 11)) and min(speed.values()) > 0
+
+
+def test_images(ask, synthetic_data_dir):
+    """A grid of 64 crops, each of which is one of the ten of a training image."""
+    (image,) = json.loads(ask("images/images?run=train&tag=augmented%20training%20images&sample=0"))
+    grid = tf.io.decode_png(ask(f"images/individualImage?{image['query']}")).numpy()
+    assert grid.shape == (448, 448, 3)
+    (path,) = synthetic_data_dir.rglob("train_images.npy")
+    images = np.load(path)
+    for row, column in ((0, 0), (0, 1), (3, 6), (7, 7)):
+        tile = grid[row * 56 : row * 56 + 56, column * 56 : column * 56 + 56]
+        places = [(y, x) for y in (0, 8) for x in (0, 8)] + [(4, 4)]
+        crops = [images[:, y : y + 56, x : x + 56] for y, x in places]
+        assert any((crop == tile[:, ::mirror]).all((1, 2, 3)).any() for crop in crops for mirror in (1, -1))
+
+
+def test_flags(ask, synthetic_run):
+    (text,) = json.loads(ask("text/text?run=train&tag=flags"))
+    cells = re.findall(r"<td>(.*?)</td>", text["text"])
+    config = json.loads((synthetic_run / "config.json").read_text())
+    assert dict(zip(cells[::2], cells[1::2], strict=True)) == {name: str(value) for name, value in config.items()}
+
+
+def test_hparams(ask, synthetic_run):
+    status = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    body = {"allowedStatuses": status, "colParams": [], "startIndex": 0, "sliceSize": 10, "includeMetrics": True}
+    answer = json.loads(ask("hparams/session_groups", experimentName="", **body))
+    (group,) = answer["sessionGroups"]
+    assert group["hparams"] == json.loads((synthetic_run / "config.json").read_text())
+    evaluation = json.loads((synthetic_run / "evaluation.json").read_text())
+    measured = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
+    assert measured == pytest.approx({name: evaluation[name] for name in TAGS["validation"]}, rel=1e-6)
+
+
+def test_metrics_goes_on_after_the_last_step_that_was_saved(tmp_path):
+    path = tmp_path / "metrics.csv"
+    metrics = summaries.Metrics(path, 0)
+    for step in (10, 20, 30):
+        metrics.append(step=step, epoch=1, loss=step / 7)
+    whole = path.read_bytes()
+    metrics = summaries.Metrics(path, 20)
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
+    metrics.append(step=30, epoch=1, loss=30 / 7)
+    assert path.read_bytes() == whole
+    with path.open(newline="") as file:
+        assert [float(row["loss"]) for row in csv.DictReader(file)] == [10 / 7, 20 / 7, 30 / 7]
