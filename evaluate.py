@@ -7,7 +7,6 @@ import pathlib
 import re
 import sys
 
-import keras
 import tensorflow as tf
 
 import flags
@@ -21,11 +20,10 @@ flags.define_evaluate_flags()
 
 
 def run_classifier(run_dir: pathlib.Path, mean_image) -> evaluation.Classifier:
-    """The network of a run, with the weights of its newest checkpoint."""
+    """The network of a run in float32, with the weights of its newest checkpoint."""
     if not (run_dir / "config.json").exists():
         raise FileNotFoundError(f"{run_dir} is no run: it holds no config.json")
     config = json.loads((run_dir / "config.json").read_text())
-    keras.config.set_dtype_policy(config["precision"])
     model = models.build(config["model"], **models.FOR_TRAINING.get(config["model"], {}))
     checkpoints.restore_model(run_dir, model)
     return evaluation.classifier(model, mean_image, FLAGS.ten_crop)

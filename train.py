@@ -42,8 +42,10 @@ def main(_) -> None:
     num_steps = schedule.num_steps(*length)
     epoch_ends = schedule.epoch_ends(*length)
     cycle_ends = schedule.cycle_ends(*length, FLAGS.num_cycles)
-    if 0 in epoch_ends:
+    if FLAGS.batch_size > len(train):
         raise ValueError(f"--batch_size={FLAGS.batch_size} is more than the {len(train)} training images")
+    if FLAGS.num_cycles > num_steps:
+        raise ValueError(f"--num_cycles={FLAGS.num_cycles} is more than the run's {num_steps} steps")
 
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(config["precision"])

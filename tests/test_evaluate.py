@@ -50,10 +50,11 @@ def oracle(synthetic_run, synthetic_data_dir):
     folder = next(synthetic_data_dir.rglob("validation_images.npy")).parent
     images, labels = np.load(folder / "validation_images.npy"), np.load(folder / "validation_labels.npy")
     mean_image = np.load(folder / "train_images.npy").mean(axis=0)
+    normalised = ((images - mean_image) / 128).astype(np.float32)
     model = keras.saving.load_model(synthetic_run / "model.keras")
     softmaxes = []
     for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
-        crops = ((images - mean_image)[:, y : y + 56, x : x + 56] / 64).astype(np.float32)
+        crops = normalised[:, y : y + 56, x : x + 56]
         for inputs in (crops, crops[:, :, ::-1]):
             logits = model.predict(inputs, batch_size=100, verbose=0).astype(np.float64)
             softmaxes.append(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
@@ -123,14 +124,13 @@ def test_refusals(tmp_path, run_scripts, assert_one_line, data_flags):
     config = {"model": "baseline", "precision": "float32"}
     (tmp_path / "no_checkpoint/config.json").write_text(json.dumps(config))
     mistakes = [
-        (f"--run_dir={tmp_path / 'nosuch'}", ["nosuch", "is no run"]),
-        (f"--run_dir={tmp_path / 'empty'}", ["empty", "is no run"]),
-        (f"--run_dir={tmp_path / 'no_checkpoint'}", ["no_checkpoint", "train there first"]),
-        (f"--saved_model={tmp_path / 'nosuch'}", ["nosuch"]),
-        (f"--saved_model={tmp_path / 'empty'}", ["empty"]),
+        (1, [f"--run_dir={tmp_path / 'empty'}"], ["empty", "is no run"]),
+        (1, [f"--run_dir={tmp_path / 'no_checkpoint'}"], ["no_checkpoint", "train there first"]),
+        (1, [f"--saved_model={tmp_path / 'nosuch'}"], ["nosuch"]),
+        (2, [f"--saved_model={tmp_path / 'empty'}", "--ten_crop"], ["evaluate.py: ", "--run_dir"]),
     ]
-    results = run_scripts([["evaluate.py", *data_flags, flag] for flag, _ in mistakes])
-    for result, (_, words) in zip(results, mistakes, strict=True):
-        assert_one_line(result, 1, *words)
+    results = run_scripts([["evaluate.py", *data_flags, *flags] for _, flags, _ in mistakes])
+    for result, (status, _, words) in zip(results, mistakes, strict=True):
+        assert_one_line(result, status, *words)
         assert result.stdout == ""
     assert list((tmp_path / "empty").iterdir()) == [] and not (tmp_path / "nosuch").exists()

@@ -92,11 +92,9 @@ def test_right_flags_are_taken(run):
     assert given.items() >= {"split": "test", "predictions": "-", "run_dir": None}.items()
 
 
-def test_the_programs_themselves(run_scripts, assert_one_line):
-    """--help lists each flag of the program, and exits as absl's does; a mistake ends the program before it starts."""
-    train, evaluate, no_model, neither = run_scripts(
-        [["train.py", "--help"], ["evaluate.py", "--help"], ["train.py"], ["evaluate.py", "--split=train"]]
-    )
+def test_help(run_scripts):
+    """It lists each flag of the program, and exits as absl's does."""
+    train, evaluate = run_scripts([["train.py", "--help"], ["evaluate.py", "--help"]])
     data = {"dataset", "data_dir", "archive"}
     names = "model learning_rate batch_size num_epochs num_cycles momentum weight_decay clip_norm precision seed"
     names += " run_dir resume log_every checkpoint_minutes export_only"
@@ -105,8 +103,6 @@ def test_the_programs_themselves(run_scripts, assert_one_line):
     names = "run_dir saved_model split ten_crop predictions batch_size output"
     assert listed(evaluate) >= {*names.split(), *data}
     assert "learning_rate" not in listed(evaluate)
-    assert_one_line(no_model, 2, "train.py: ", "--model", "--help")
-    assert_one_line(neither, 2, "evaluate.py: ", "run_dir", "saved_model", "--help")
 
 
 def listed(result):

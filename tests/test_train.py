@@ -93,7 +93,7 @@ def interrupted(tmp_path_factory, start_script, run_script, learnable_flags):
 def test_run_directory(synthetic_run):
     config = json.loads((synthetic_run / "config.json").read_text())
     given = {"model": "baseline", "dataset": "synthetic", "num_epochs": 1, "num_cycles": 1, "batch_size": 400}
-    assert config.items() >= {**given, "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 1e-4}.items()
+    assert config.items() >= {**given, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}.items()
 
     evaluation = json.loads((synthetic_run / "evaluation.json").read_text())
     assert evaluation["split"] == "validation" and evaluation["images"] == 1000
@@ -139,8 +139,8 @@ def test_cycles_need_not_be_whole_steps(uninterrupted):
 def test_learns(uninterrupted):
     """Chance is a top-1 of 0.5% and a top-5 of 2.5%."""
     evaluation = json.loads((uninterrupted / "evaluation.json").read_text())
-    assert evaluation["top_1"] > 0.05
-    assert evaluation["top_5"] > 0.20
+    assert evaluation["top_1"] > 0.03
+    assert evaluation["top_5"] > 0.12
     train, _ = rows(uninterrupted)
     assert float(train[-1]["cross_entropy"]) < float(train[0]["cross_entropy"]) - 0.5
 
@@ -166,7 +166,7 @@ def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
     path, _ = interrupted
     name = f"checkpoints/ckpt-{STEPS}"
     expected = variables(uninterrupted / name)
-    assert any("momentum" in key or key.startswith("optimizer") for key in expected)
+    assert sum(key.startswith("optimizer/") for key in expected) >= 6  # Each weight's momentum.
     assert_same_bits(variables(path / name), expected)
     for cycle in (1, 2, 3):
         name = f"checkpoints/cycles/cycle-{cycle}"
@@ -193,24 +193,22 @@ def test_dropout_goes_on_as_if_never_interrupted(tmp_path):
             for step in steps:
                 trainer.train_step(images[step], which[step], labels[step])
 
-    straight = build()
-    train(straight, range(6))
+    straight, again = build(), build()
+    train(straight, range(3))
+    Checkpoints(tmp_path, straight).save()
+    resumed = Checkpoints(tmp_path, again)
+    resumed.restore()
+    assert int(again.step) == 3
+    train(straight, range(3, 6))
+    train(again, range(3, 6))
     Checkpoints(tmp_path / "straight", straight).save()
-
-    first = build()
-    train(first, range(3))
-    Checkpoints(tmp_path / "halves", first).save()
-    second = build()
-    saved = Checkpoints(tmp_path / "halves", second)
-    saved.restore()
-    assert int(second.step) == 3
-    train(second, range(3, 6))
-    saved.save()
+    resumed.save()
 
     expected = variables(tmp_path / "straight/checkpoints/ckpt-6")
-    assert_same_bits(variables(tmp_path / "halves/checkpoints/ckpt-6"), expected)
-    before = variables(tmp_path / "halves/checkpoints/ckpt-3")
-    assert all((before[name] != value).any() for name, value in expected.items() if "kernel" in name)
+    assert_same_bits(variables(tmp_path / "checkpoints/ckpt-6"), expected)
+    before = variables(tmp_path / "checkpoints/ckpt-3")
+    changed = [name for name, value in expected.items() if before[name].tobytes() != value.tobytes()]
+    assert len(changed) > 40, changed  # Weights, their momentum, and dropout's seeds.
 
 
 def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, synthetic_flags):
@@ -223,9 +221,10 @@ def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, synthet
             [*flags, f"--run_dir={tmp_path / 'untrained'}", "--export_only"],
             [*flags, f"--run_dir={tmp_path / 'diverged'}", "--learning_rate=1e30"],
             [*flags, f"--run_dir={tmp_path / 'large'}", "--batch_size=4001"],
+            [*flags, f"--run_dir={tmp_path / 'short'}", "--num_cycles=11"],
         ]
     )
-    another, noresume, untrained, diverged, large = results
+    another, noresume, untrained, diverged, large, short = results
     assert_one_line(another, 1, str(synthetic_run), "learning_rate 0.1, not 0.2", "seed 0, not 1", "another --run_dir")
     assert_one_line(noresume, 1, str(synthetic_run), "--noresume", "another --run_dir")
     assert files(synthetic_run) == kept
@@ -234,6 +233,7 @@ def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, synthet
     assert_one_line(diverged, 1, "NaN", "--learning_rate")
     assert not list((tmp_path / "diverged").glob("checkpoints/ckpt*"))
     assert_one_line(large, 1, "--batch_size=4001", "4000 training images")
+    assert_one_line(short, 1, "--num_cycles=11", "10 steps")
 
 
 def test_finished_run_is_exported_again(tmp_path, run_scripts, synthetic_run, synthetic_flags):

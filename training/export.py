@@ -7,6 +7,7 @@ import shutil
 import keras
 import tensorflow as tf
 
+import models
 from tiny_imagenet import crops
 from tiny_imagenet.input_pipeline import TinyImageNet
 from training import evaluation
@@ -15,8 +16,15 @@ TOP_K = 5
 
 
 def inference_model(model: keras.Model) -> keras.Model:
-    """The network without its auxiliary heads, sharing its weights; the model itself if it has none."""
-    return keras.Model(model.input, model.outputs[0], name=model.name) if len(model.outputs) > 1 else model
+    """A copy of the network in float32, which every device computes, and without its auxiliary heads."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        copy = models.build(model.name, **models.FOR_TRAINING.get(model.name, {}))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    copy.set_weights(model.get_weights())
+    return keras.Model(copy.input, copy.outputs[0], name=copy.name)
 
 
 def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> None:
@@ -41,21 +49,18 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> Non
     def decode(jpeg):
         return tf.ensure_shape(tf.io.decode_jpeg(jpeg, channels=3), (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3))
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "serving_default",
-        serve,
-        [tf.TensorSpec((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), tf.uint8, name="images")],
+    images = tf.TensorSpec((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), tf.uint8, name="images")
+    jpegs = tf.TensorSpec((None,), tf.string, name="jpegs")
+    module = tf.Module()  # Not keras.export.ExportArchive, which writes every weight twice.
+    module.weights = [variable.value for variable in model.weights]
+    module.serve = tf.function(serve, input_signature=[images])
+    module.serve_jpeg = tf.function(
+        lambda jpegs: serve(tf.map_fn(decode, jpegs, fn_output_signature=tf.uint8)), input_signature=[jpegs]
     )
-    archive.add_endpoint(
-        "serve_jpeg",
-        lambda jpegs: serve(tf.map_fn(decode, jpegs, fn_output_signature=tf.uint8)),
-        [tf.TensorSpec((None,), tf.string, name="jpegs")],
-    )
+    signatures = {"serving_default": module.serve, "serve_jpeg": module.serve_jpeg}
     partial = run_dir / "saved_model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    archive.write_out(str(partial), verbose=False)
+    tf.saved_model.save(module, str(partial), signatures)
     shutil.rmtree(run_dir / "saved_model", ignore_errors=True)
     partial.rename(run_dir / "saved_model")
 

@@ -56,7 +56,7 @@ def stranger(tmp_path_factory, synthetic_run, data):
     elsewhere = tmp_path_factory.mktemp("stranger")
     images = np.asarray(data.splits["validation"].images[:6])
     mean_image = np.asarray(data.splits["train"].images).mean(axis=0)
-    crops = ((images - mean_image)[:, 4:60, 4:60] / 64).astype(np.float32)
+    crops = ((images - mean_image)[:, 4:60, 4:60] / 128).astype(np.float32)
     np.savez(elsewhere / "file.npz", images=images, crops=crops)
     command = [sys.executable, "-c", STRANGER, str(synthetic_run), "file.npz"]
     result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
@@ -97,10 +97,9 @@ def test_jpegs_are_the_same_as_their_pixels(stranger):
 
 
 def test_names_are_those_of_the_five_most_probable_classes(stranger, synthetic_data_dir):
-    (path,) = synthetic_data_dir.rglob("label.labels.txt")
-    wnids = np.array(path.read_text().split())
-    (path,) = synthetic_data_dir.rglob("metadata.json")
-    words = np.array(json.loads(path.read_text())["words"])
+    (labels,) = synthetic_data_dir.rglob("label.labels.txt")
+    wnids = np.array(labels.read_text().split())
+    words = np.array(json.loads(labels.with_name("metadata.json").read_text())["words"])
     best = np.argsort(-stranger["images_probabilities"], axis=1)[:, :5]
     np.testing.assert_array_equal(stranger["images_wnids"], wnids[best])
     np.testing.assert_array_equal(stranger["images_words"], words[best])
@@ -140,10 +139,11 @@ def test_auxiliary_heads_are_left_out(tmp_path, data):
 
     network = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     assert network.output_shape == (None, 200)
-    assert network.count_params() == models.build("googlenet").count_params() < trained.count_params()
+    assert network.count_params() < trained.count_params()
+    assert not any("auxiliary" in layer.name for layer in network.layers)
     shapes = tf.train.load_checkpoint(str(tmp_path / "saved_model/variables/variables")).get_variable_to_shape_map()
     stored = sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.startswith("_CHECKPOINTABLE"))
-    assert stored < network.count_params() + 100
+    assert network.count_params() <= stored < network.count_params() + 100  # Each weight once.
 
     images = tf.constant(np.asarray(data.splits["validation"].images[:2]))
     expected = evaluation.classifier(trained, data.mean_image)(images)
