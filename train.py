@@ -98,8 +98,9 @@ def main(_) -> None:
             progress.draw(done, epoch, rate, means["loss"], means["top_1"])
         if logged:
             metrics.append(step=done, epoch=epoch, learning_rate=rate, **means)
-            speed = progress.images_per_second(done)
-            board.scalars("train", done, learning_rate=rate, images_per_second=speed, **means)
+            board.scalars("train", done, learning_rate=rate, images_per_second=progress.images_per_second(done), **means)
+            if config["precision"] == "mixed_float16":
+                board.scalars("train", done, loss_scale=trainer.loss_scale, skipped_steps=trainer.skipped)
             trainer.reset_means()
             progress.restart(done)
         if epoch_ended:
