@@ -59,21 +59,20 @@ def main(_) -> None:
         weight_decay=FLAGS.weight_decay,
         clip_norm=FLAGS.clip_norm,
     )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_json(run_dir / "config.json", config)
     saved = checkpoints.Checkpoints(run_dir, trainer)
     saved.restore()
     done = int(trainer.step)
     parameters = sum(weight.shape.num_elements() for weight in model.trainable_weights)
-    print(
-        f"{FLAGS.model}: {parameters:,} parameters, {config['precision']}, {done} of {num_steps} steps done, {run_dir}"
-    )
+    print(f"{FLAGS.model}: {parameters:,} parameters, {config['precision']}, in {run_dir}")
+    print(f"{done} of {num_steps} steps done")
     if FLAGS.export_only:
         if not done:
             raise FileNotFoundError(f"{run_dir} holds no checkpoint to export: train first, or name another --run_dir")
         export.export(model, data, run_dir)
         return
 
+    run_dir.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_json(run_dir / "config.json", config)
     classify = evaluation.classifier(model, data.mean_image)
     metrics = summaries.Metrics(run_dir / "metrics.csv", done)
     board = summaries.TensorBoard(run_dir)
@@ -98,7 +97,8 @@ def main(_) -> None:
             progress.draw(done, epoch, rate, means["loss"], means["top_1"])
         if logged:
             metrics.append(step=done, epoch=epoch, learning_rate=rate, **means)
-            board.scalars("train", done, learning_rate=rate, images_per_second=progress.images_per_second(done), **means)
+            speed = progress.images_per_second(done)
+            board.scalars("train", done, learning_rate=rate, images_per_second=speed, **means)
             if config["precision"] == "mixed_float16":
                 board.scalars("train", done, loss_scale=trainer.loss_scale, skipped_steps=trainer.skipped)
             trainer.reset_means()
