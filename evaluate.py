@@ -2,7 +2,6 @@
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
-import json
 import pathlib
 import re
 import sys
@@ -10,7 +9,6 @@ import sys
 import tensorflow as tf
 
 import flags
-import models
 from flags import FLAGS
 from tiny_imagenet import input_pipeline
 from training import checkpoints, evaluation
@@ -19,19 +17,17 @@ from training import checkpoints, evaluation
 flags.define_evaluate_flags()
 
 
-def run_classifier(run_dir: pathlib.Path, mean_image) -> evaluation.Classifier:
-    """The network of a run in float32, with the weights of its newest checkpoint."""
-    if not (run_dir / "config.json").exists():
-        raise FileNotFoundError(f"{run_dir} is no run: it holds no config.json")
-    config = json.loads((run_dir / "config.json").read_text())
-    model = models.build(config["model"], **models.FOR_TRAINING.get(config["model"], {}))
-    checkpoints.restore_model(run_dir, model)
-    return evaluation.classifier(model, mean_image, FLAGS.ten_crop)
-
-
 def saved_model_classifier(path: pathlib.Path) -> evaluation.Classifier:
     """A SavedModel that train.py exported."""
-    signature = tf.saved_model.load(str(path)).signatures["serving_default"]
+    signature = tf.saved_model.load(str(path)).signatures.get("serving_default")
+    if (
+        signature is None
+        or list(signature.structured_input_signature[1]) != ["images"]
+        or "probabilities" not in signature.structured_outputs
+    ):
+        raise ValueError(
+            f"{path} is no SavedModel of train.py's: serving_default does not turn images to probabilities"
+        )
     return lambda images: signature(images=images)["probabilities"]
 
 
@@ -47,21 +43,28 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
 
 def main(_) -> None:
     weights = pathlib.Path(FLAGS.run_dir or FLAGS.saved_model)
-    data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
+    output = pathlib.Path(FLAGS.output or (weights if FLAGS.run_dir else weights.parent) / "evaluation.json")
+    for path in (output, pathlib.Path(FLAGS.predictions or "-")):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent} is no folder: {path.name} cannot be written there")
+    dataset = FLAGS.dataset or (checkpoints.read_config(weights)["dataset"] if FLAGS.run_dir else "full")
+    data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits[FLAGS.split]
-    classify = run_classifier(weights, data.mean_image) if FLAGS.run_dir else saved_model_classifier(weights)
+    if FLAGS.run_dir:
+        classify = evaluation.classifier(checkpoints.load_model(weights), data.mean_image, FLAGS.ten_crop)
+    else:
+        classify = saved_model_classifier(weights)
     probabilities = evaluation.predict(classify, split, FLAGS.batch_size)
+
+    if FLAGS.split != "test":
+        scores = evaluation.accuracy(probabilities, split.labels)
+        table = sys.stderr if FLAGS.predictions == "-" else sys.stdout
+        print(f"{'split':<12}{'images':>8}{'crops':>7}{'top-1':>9}{'top-5':>9}", file=table)
+        views = 10 if FLAGS.ten_crop else 1
+        print(f"{FLAGS.split:<12}{len(split):>8}{views:>7}{scores['top_1']:>9.2%}{scores['top_5']:>9.2%}", file=table)
+        checkpoints.write_json(output, evaluation.result(scores, FLAGS.split, split, FLAGS.ten_crop))
     if FLAGS.predictions:
         write_predictions(FLAGS.predictions, split, data.wnids, probabilities.argmax(axis=1))
-    if FLAGS.split == "test":
-        return
-    scores = evaluation.accuracy(probabilities, split.labels)
-    result = evaluation.result(scores, FLAGS.split, split, FLAGS.ten_crop)
-    output = FLAGS.output or (weights if FLAGS.run_dir else weights.parent) / "evaluation.json"
-    checkpoints.write_json(pathlib.Path(output), result)
-    print(f"{'split':<12}{'images':>8}{'crops':>7}{'top-1':>9}{'top-5':>9}")
-    number, views = len(split), 10 if FLAGS.ten_crop else 1
-    print(f"{FLAGS.split:<12}{number:>8}{views:>7}{scores['top_1']:>9.2%}{scores['top_5']:>9.2%}")
 
 
 if __name__ == "__main__":

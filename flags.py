@@ -1,5 +1,6 @@
 """Every flag of train.py and evaluate.py, and how a user's mistake is told. The paper's values are the defaults."""
 
+import os
 import pathlib
 import signal
 import sys
@@ -16,9 +17,12 @@ NETWORKS = ("baseline", "alexnet", "googlenet", "resnet20")
 MOMENTUM = {"baseline": 0.9, "alexnet": 0.0, "googlenet": 0.9, "resnet20": 0.9}
 
 
+DATASETS = ("full", "synthetic")
+PATHS = ("archive", "data_dir", "output", "predictions", "run_dir", "saved_model")
+
+
 def define_data_flags() -> None:
     """The flags of every program that reads the data set."""
-    flags.DEFINE_enum("dataset", "full", ["full", "synthetic"], "Tiny ImageNet, or pictures drawn by code.")
     flags.DEFINE_string("data_dir", None, "Where to keep the prepared data; by default TFDS' ~/tensorflow_datasets.")
     flags.DEFINE_string("archive", None, "Your copy of tiny-imagenet-200.zip, or its unpacked folder; else downloaded.")
 
@@ -26,6 +30,7 @@ def define_data_flags() -> None:
 def define_train_flags() -> None:
     """The flags of train.py."""
     define_data_flags()
+    flags.DEFINE_enum("dataset", "full", DATASETS, "Tiny ImageNet, or pictures drawn by code.")
     flags.DEFINE_enum("model", None, NETWORKS, "The network to train.", required=True)
     flags.DEFINE_float("learning_rate", 0.1, "L, the learning rate at the start of each cycle.")
     flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1)
@@ -57,6 +62,7 @@ def define_train_flags() -> None:
 def define_evaluate_flags() -> None:
     """The flags of evaluate.py."""
     define_data_flags()
+    flags.DEFINE_enum("dataset", None, DATASETS, "By default the run's own, or full for a SavedModel.")
     flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint to score.")
     flags.DEFINE_string("saved_model", None, "The SavedModel to score, instead of a run.")
     flags.DEFINE_enum(
@@ -93,6 +99,9 @@ def _parse(argv: list[str]) -> list[str]:
     if extra:
         print(f"{program}: {extra[0]!r} is not a flag (see --help)", file=sys.stderr)
         sys.exit(2)
+    for name in PATHS:
+        if name in FLAGS and FLAGS[name].value:
+            FLAGS[name].value = os.path.expanduser(FLAGS[name].value)
     return argv[:1]
 
 
@@ -108,9 +117,14 @@ def run(main: Callable[[list[str]], None]) -> None:
             main(argv)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
+        except tf.errors.ResourceExhaustedError:
+            fail(argv, "out of memory: try a smaller --batch_size")
         except (OSError, ValueError, ArithmeticError, RuntimeError, tf.errors.OpError) as error:
-            message = " ".join(str(error).split())
-            print(f"{pathlib.Path(argv[0]).name}: {message}", file=sys.stderr)
-            sys.exit(1)
+            fail(argv, error)
+
+    def fail(argv, error):
+        start = "\n" if sys.stdout.isatty() else ""  # The progress line has no end.
+        print(f"{start}{pathlib.Path(argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
 
     app.run(guarded, flags_parser=_parse)

@@ -3,6 +3,7 @@
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
 import bisect
+import datetime
 import pathlib
 import signal
 import sys
@@ -30,9 +31,12 @@ def configuration() -> dict:
 
 
 def main(_) -> None:
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
     run_dir = pathlib.Path(FLAGS.run_dir or f"runs/{FLAGS.model}")
+    if FLAGS.export_only:
+        model = checkpoints.load_model(run_dir)
+        dataset = checkpoints.read_config(run_dir)["dataset"]
+        export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir)
+        return
     config = configuration()
     checkpoints.check_config(run_dir, config, FLAGS.resume)
 
@@ -63,13 +67,10 @@ def main(_) -> None:
     saved.restore()
     done = int(trainer.step)
     parameters = sum(weight.shape.num_elements() for weight in model.trainable_weights)
-    print(f"{FLAGS.model}: {parameters:,} parameters, {config['precision']}, in {run_dir}")
-    print(f"{done} of {num_steps} steps done")
-    if FLAGS.export_only:
-        if not done:
-            raise FileNotFoundError(f"{run_dir} holds no checkpoint to export: train first, or name another --run_dir")
-        export.export(model, data, run_dir)
-        return
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    device = gpus[0].get("device_name", "a GPU") if gpus else "the CPU"
+    print(f"{FLAGS.model}: {parameters:,} parameters, in {config['precision']} on {device}, to {run_dir}")
+    print(f"{done} of {num_steps} steps done", flush=True)
 
     run_dir.mkdir(parents=True, exist_ok=True)
     checkpoints.write_json(run_dir / "config.json", config)
@@ -79,8 +80,13 @@ def main(_) -> None:
     progress = summaries.Progress(done, num_steps, FLAGS.batch_size)
     scores = None
     stop = []
+
+    def ask_to_stop(signum, frame):
+        stop.append(signum)
+        signal.signal(signum, signal.SIG_DFL)  # The second one does not ask.
+
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda signum, frame: stop.append(signum))
+        signal.signal(signum, ask_to_stop)
 
     for images, which, labels in input_pipeline.train_batches(train, FLAGS.batch_size, FLAGS.seed, done, num_steps):
         if done == 0:
@@ -109,10 +115,11 @@ def main(_) -> None:
             board.scalars("validation", done, **scores)
             progress.say(f"epoch {epoch}: validation top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
             progress.restart(done)
-        if done in cycle_ends:
-            saved.save_cycle(1 + cycle_ends.index(done))
-        if epoch_ended or stop or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
+        cycle_ended = done in cycle_ends
+        if epoch_ended or cycle_ended or stop or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
             trainer.means()  # Nothing that has diverged is saved.
+            if cycle_ended:
+                saved.save_cycle(1 + cycle_ends.index(done))
             board.flush()
             saved.save()
         if stop:
@@ -121,7 +128,7 @@ def main(_) -> None:
 
     if scores is None:  # The run had ended before, perhaps just short of what follows.
         scores = evaluation.score(classify, validation)
-    progress.say(f"exporting to {run_dir}")
+    progress.say(f"trained for {datetime.timedelta(seconds=round(float(saved.seconds)))}; exporting to {run_dir}")
     checkpoints.write_json(run_dir / "evaluation.json", evaluation.result(scores, "validation", validation))
     export.export(model, data, run_dir)
 

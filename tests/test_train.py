@@ -150,10 +150,10 @@ def test_stops_and_goes_on(interrupted):
     assert killed == -signal.SIGKILL
     assert stopped == 128 + signal.SIGTERM
     assert error == ""
-    assert f"80 of {STEPS} steps done" in told
+    assert f"\n80 of {STEPS} steps done" in told
     step = int(re.search(r"stopped after step (\d+)", told)[1])
     assert 120 <= step < STEPS
-    assert f" {step} of {STEPS} steps done" in resumed
+    assert f"\n{step} of {STEPS} steps done" in resumed
     assert ended == 0
     train, validation = rows(path)
     assert [int(row["step"]) for row in train] == list(range(4, STEPS + 1, 4))
@@ -245,7 +245,7 @@ def test_finished_run_is_exported_again(tmp_path, run_scripts, synthetic_run, sy
     commands[0].append("--export_only")
     for result in run_scripts(commands):
         assert (result.returncode, result.stderr) == (0, "")
-        assert "10 of 10 steps done" in result.stdout
+        assert "\n10 of 10 steps done" in result.stdout
     expected = keras.saving.load_model(synthetic_run / "model.keras").get_weights()
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
     serve = tf.saved_model.load(str(synthetic_run / "saved_model")).signatures["serving_default"]

@@ -81,6 +81,7 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
 def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
     """Writes each split's arrays and the mean image to the folder `decoded`, which appears only when it is whole."""
     partial = decoded.with_name(f"decoded.incomplete.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         for name, info in builder.info.splits.items():

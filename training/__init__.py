@@ -6,10 +6,11 @@ import sys
 # TensorFlow leaves oneDNN off on CPUs without AVX-512, where it makes a training step up to twice as fast.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
 def _import_tensorflow() -> None:
-    """Imports TensorFlow and finds its devices without their notes on standard error.
+    """Imports TensorFlow and sets its devices up without their notes on standard error.
 
     TF_CPP_MIN_LOG_LEVEL does not reach the notes written while its libraries load, which look like faults on a machine
     that has no GPU (github.com/tensorflow/tensorflow/issues/100442).
@@ -20,7 +21,8 @@ def _import_tensorflow() -> None:
     try:
         import tensorflow as tf
 
-        tf.config.list_physical_devices()
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
     finally:
         os.dup2(kept, 2)
         os.close(kept)

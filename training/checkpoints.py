@@ -1,12 +1,15 @@
 """The run directory: its configuration, the checkpoints to resume from, and those that are kept."""
 
+import contextlib
 import json
 import pathlib
 import time
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
+import models
 from training.step import Trainer
 
 MAX_TO_KEEP = 2
@@ -19,18 +22,39 @@ def write_json(path: pathlib.Path, content: dict) -> None:
     partial.replace(path)
 
 
+def read_config(run_dir: pathlib.Path) -> dict:
+    """The configuration of the run that the directory holds.
+
+    Raises:
+      FileNotFoundError: if it holds none.
+      ValueError: if its config.json is damaged.
+    """
+    path = run_dir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{run_dir} is no run: it holds no config.json")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): put it back, or give another --run_dir") from error
+    if not isinstance(config, dict) or config.get("model") not in models.REGISTRY or "dataset" not in config:
+        raise ValueError(f"{path} names no model or no dataset: put it back, or give another --run_dir")
+    return config
+
+
 def check_config(run_dir: pathlib.Path, config: dict, resume: bool) -> None:
     """Sees that the directory holds no run, or one of this configuration that may be resumed.
 
     Raises:
-      ValueError: if it does not.
+      OSError: if it is no directory.
+      ValueError: if it holds another run, or one that is not to be resumed.
     """
-    path = run_dir / "config.json"
-    if not path.exists():
+    if run_dir.exists() and not run_dir.is_dir():
+        raise NotADirectoryError(f"{run_dir} is a file: give another --run_dir")
+    if not (run_dir / "config.json").exists():
         return
     if not resume:
         raise ValueError(f"{run_dir} holds a run: leave out --noresume to go on with it, or give another --run_dir")
-    kept = json.loads(path.read_text())
+    kept = read_config(run_dir)
     differing = [f"{key} {kept.get(key)!r}, not {value!r}" for key, value in config.items() if kept.get(key) != value]
     if differing:
         raise ValueError(f"{run_dir} holds a run with {', '.join(differing)}: give this one another --run_dir")
@@ -51,15 +75,21 @@ class Checkpoints:
             seconds=self.seconds,
         )
         weights = tf.train.Checkpoint(model=trainer.model)
-        folder = run_dir / "checkpoints"
-        self._newest = tf.train.CheckpointManager(everything, str(folder), MAX_TO_KEEP)
-        self._cycles = tf.train.CheckpointManager(weights, str(folder / "cycles"), None, checkpoint_name="cycle")
+        self._folder = run_dir / "checkpoints"
+        self._newest = tf.train.CheckpointManager(everything, str(self._folder), MAX_TO_KEEP)
+        self._cycles = tf.train.CheckpointManager(weights, str(self._folder / "cycles"), None, checkpoint_name="cycle")
         self._saved = time.monotonic()
 
     def restore(self) -> None:
-        """Restores the newest checkpoint, if there is one."""
-        if self._newest.latest_checkpoint:
-            self._newest.checkpoint.restore(self._newest.latest_checkpoint).assert_consumed()
+        """Restores the newest checkpoint, if there is one.
+
+        Raises:
+          ValueError: if it is damaged.
+        """
+        path = _newest(self._folder)
+        if path:
+            with _telling(path):
+                self._newest.checkpoint.restore(path).assert_consumed()
         self._saved = time.monotonic()
 
     def minutes_since_save(self) -> float:
@@ -76,13 +106,34 @@ class Checkpoints:
         self._cycles.save(cycle)
 
 
-def restore_model(run_dir: pathlib.Path, model: keras.Model) -> None:
-    """Restores the weights of a run's newest checkpoint into a network that was built as that run's was.
+def load_model(run_dir: pathlib.Path) -> keras.Model:
+    """Builds a run's network, auxiliary heads and all, in float32, with the weights of its newest checkpoint.
 
     Raises:
-      FileNotFoundError: if there is no checkpoint.
+      FileNotFoundError: if the directory holds no run, or no checkpoint.
+      ValueError: if what it holds is damaged.
     """
-    path = tf.train.latest_checkpoint(str(run_dir / "checkpoints"))
+    name = read_config(run_dir)["model"]
+    path = _newest(run_dir / "checkpoints")
     if path is None:
-        raise FileNotFoundError(f"{run_dir} holds no checkpoint: train there first, or name another --run_dir")
-    tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
+        raise FileNotFoundError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
+    model = models.build(name, **models.FOR_TRAINING.get(name, {}))
+    with _telling(path):
+        tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
+    return model
+
+
+def _newest(folder: pathlib.Path) -> str | None:
+    path = tf.train.latest_checkpoint(str(folder))
+    if path is None and any(folder.glob("ckpt-*")):  # TensorFlow takes an unreadable list of checkpoints for none.
+        raise ValueError(f"{folder / 'checkpoint'} is damaged or missing: put it back, or give another --run_dir")
+    return path
+
+
+@contextlib.contextmanager
+def _telling(path: str) -> Iterator[None]:
+    """Turns what TensorFlow raises of a checkpoint that it cannot restore into one error that names it."""
+    try:
+        yield
+    except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(f"checkpoint {path} is damaged, or of another network: give another --run_dir") from error

@@ -4,6 +4,8 @@ import math
 
 import tensorflow as tf
 
+ROUNDING = 1e-9  # A cycle that ends at a whole step does so though its length is no binary fraction.
+
 
 def num_steps(num_epochs: int, data_size: int, batch_size: int) -> int:
     """The whole batches in num_epochs passes over the data."""
@@ -24,7 +26,7 @@ def cycle_ends(num_epochs: int, data_size: int, batch_size: int, num_cycles: int
     """The last step of each cycle, steps counted from 1: after it the learning rate starts again."""
     length = cycle_steps(num_epochs, data_size, batch_size, num_cycles)
     last = num_steps(num_epochs, data_size, batch_size)
-    return [min(math.ceil(cycle * length), last) for cycle in range(1, num_cycles + 1)]
+    return [min(math.ceil(cycle * length - ROUNDING), last) for cycle in range(1, num_cycles + 1)]
 
 
 def cosine_cycles(step: tf.Tensor, learning_rate: float, cycle_steps: float) -> tf.Tensor:
@@ -38,5 +40,6 @@ def cosine_cycles(step: tf.Tensor, learning_rate: float, cycle_steps: float) -> 
     Returns:
       The rate, float32: L at a cycle's start, L/2 midway, near 0 at its end.
     """
-    done = tf.math.floormod(tf.cast(step, tf.float64) - 1, cycle_steps) / cycle_steps
+    cycles = (tf.cast(step, tf.float64) - 1) / cycle_steps
+    done = cycles - tf.floor(cycles + ROUNDING)
     return tf.cast(learning_rate / 2 * (tf.cos(math.pi * done) + 1), tf.float32)

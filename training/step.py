@@ -61,6 +61,7 @@ class Trainer(tf.Module):
         self._cycle_steps = cycle_steps
         self._weight_decay = weight_decay
         self._clip_norm = clip_norm
+        self._statistics = [variable.value for variable in model.non_trainable_weights]  # Batch normalisation's.
         dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout) and layer.rate]
         self._dropout_seeds = [layer.seed_generator.state for layer in dropouts]
 
@@ -87,6 +88,7 @@ class Trainer(tf.Module):
         self.step.assign_add(1)
         for seed in self._dropout_seeds:  # A mask is a function of the seed and the step, like everything random here.
             seed.assign(tf.stack([seed[0], tf.cast(self.step, seed.dtype)]))
+        statistics = [tf.identity(variable) for variable in self._statistics]
         inputs = crops.normalise(images, which, self._mean_image)
         scale = self.loss_scale
         with tf.GradientTape() as tape:
@@ -110,6 +112,8 @@ class Trainer(tf.Module):
             finite = tf.math.is_finite(norm)
             self.skipped.assign_add(tf.cast(~finite, tf.int64))
             measured = tf.where(finite, measured, 0.0)
+            for variable, value in zip(self._statistics, statistics, strict=True):
+                variable.assign(tf.where(finite, variable, value))
         self.totals.assign_add(tf.cast(measured, tf.float64))
 
     def means(self) -> dict[str, float]:

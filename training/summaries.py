@@ -3,6 +3,7 @@
 import csv
 import datetime
 import pathlib
+import shutil
 import sys
 import time
 
@@ -101,12 +102,14 @@ class Progress:
         speed = self.images_per_second(step)
         left = round((self._num_steps - step) * self._batch_size / speed)
         line = (
-            f"epoch {epoch}  step {step}/{self._num_steps}  loss {loss:.4f}  top-1 {top_1:.2%}  "
-            f"lr {learning_rate:.5f}  {speed:.1f} images/s  {datetime.timedelta(seconds=left)} left"
+            f"epoch {epoch} step {step}/{self._num_steps} loss {loss:.4f} top-1 {top_1:.2%} "
+            f"lr {learning_rate:.4f} {speed:.1f} images/s {datetime.timedelta(seconds=left)} left"
         )
         if self._terminal:
             bar = ("=" * (20 * step // self._num_steps)).ljust(20)
-            print(f"\r\x1b[K[{bar}] {line}", end="", flush=True)
+            width = shutil.get_terminal_size().columns - 1  # A line that wraps is not drawn over.
+            line = f"[{bar}] {line}" if len(line) + 23 <= width else line[:width]
+            print(f"\r\x1b[K{line}", end="", flush=True)
         else:
             print(line, flush=True)
         self._drawn = time.monotonic()

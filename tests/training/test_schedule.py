@@ -1,3 +1,7 @@
+import itertools
+import math
+from fractions import Fraction
+
 import keras
 import numpy as np
 import pytest
@@ -39,3 +43,19 @@ def test_epochs_end_at_whole_steps():
     ends = schedule.epoch_ends(**PAPER)
     assert ends == [390, 781, 1171, 1562, 1953, 2343, 2734, 3125, 3515, 3906]
     assert schedule.num_steps(**PAPER) == ends[-1]
+
+
+def test_rounding_does_not_move_a_restart():
+    """Against fractions, for cycles whose length is no binary fraction."""
+    for num_epochs, data_size, batch_size, num_cycles in itertools.product(
+        (1, 3, 10), (4000, 100_000), (50, 96), (3, 6, 7)
+    ):
+        run = (num_epochs, data_size, batch_size)
+        exact = Fraction(num_epochs * data_size, batch_size * num_cycles)
+        steps = schedule.num_steps(*run)
+        ends = [min(math.ceil(cycle * exact), steps) for cycle in range(1, num_cycles + 1)]
+        assert schedule.cycle_ends(*run, num_cycles) == ends
+        length = schedule.cycle_steps(*run, num_cycles)
+        around = np.array([step for end in ends for step in (end - 1, end, end + 1)])
+        expected = [0.05 * (math.cos(math.pi * float(Fraction(int(step) - 1) % exact / exact)) + 1) for step in around]
+        np.testing.assert_allclose(schedule.cosine_cycles(around, 0.1, length), expected, atol=1e-6)

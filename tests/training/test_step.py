@@ -169,6 +169,20 @@ def test_float16_skips_a_step_whose_gradients_overflow():
     assert np.isfinite(half.means()["loss"])
 
 
+def test_float16_skips_a_step_whose_activations_overflow():
+    """Batch normalisation's statistics, which Keras changes on the way forward, are as before too."""
+    half = under("mixed_float16", lambda: trainer(small_network()))
+    half.train_step(IMAGES, WHICH, LABELS)
+    before = [weight.numpy() for weight in half.model.weights]
+    kernel = half.model.get_layer("conv").kernel.numpy()
+    half.model.get_layer("conv").kernel.assign(np.full_like(kernel, 6e4))
+    half.train_step(IMAGES, WHICH, LABELS)
+    half.model.get_layer("conv").kernel.assign(kernel)
+    assert int(half.skipped) == 1
+    for weight, expected in zip(half.model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
 def test_bfloat16_has_no_loss_scale():
     brain = under("mixed_bfloat16", lambda: trainer(small_network()))
     brain.train_step(IMAGES, WHICH, LABELS)

@@ -1,0 +1,127 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models
+from training import checkpoints
+from training.step import Trainer
+
+CONFIG = {"model": "baseline", "dataset": "synthetic", "learning_rate": 0.1}
+
+
+def trainer():
+    settings = {"learning_rate": 0.1, "cycle_steps": 10.0, "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 10.0}
+    return Trainer(models.build("baseline"), np.zeros((64, 64, 3), np.float32), **settings)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run directory with the checkpoint of step 7, and its trainer."""
+    path = tmp_path_factory.mktemp("run")
+    checkpoints.write_json(path / "config.json", CONFIG)
+    ours = trainer()
+    ours.step.assign(7)
+    ours.totals.assign([1, 2, 3, 4, 5])
+    ours.sgd.variables[-1].assign(tf.ones_like(ours.sgd.variables[-1]))
+    checkpoints.Checkpoints(path, ours).save()
+    return path, ours
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """The same directory, to be damaged; its data is not copied but linked."""
+    path = tmp_path / "run"
+    (path / "checkpoints").mkdir(parents=True)
+    for file in saved[0].rglob("*"):
+        if file.is_file():
+            (path / file.relative_to(saved[0])).symlink_to(file)
+    return path
+
+
+def replace(path, content):
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_restores_everything(saved):
+    path, ours = saved
+    again = trainer()
+    checkpoints.Checkpoints(path, again).restore()
+    assert int(again.step) == 7
+    np.testing.assert_array_equal(again.totals, [1, 2, 3, 4, 5])
+    for one, other in zip(
+        again.model.weights + again.sgd.variables, ours.model.weights + ours.sgd.variables, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_load_model_restores_the_weights(saved):
+    path, ours = saved
+    for one, other in zip(checkpoints.load_model(path).weights, ours.model.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_keeps_the_newest_two_and_every_cycle(tmp_path):
+    ours = trainer()
+    kept = checkpoints.Checkpoints(tmp_path, ours)
+    for number in (1, 2, 3):
+        ours.step.assign(number * 10)
+        kept.save()
+        kept.save_cycle(number)
+    assert sorted(path.name for path in tmp_path.glob("checkpoints/ckpt-*.index")) == ["ckpt-20.index", "ckpt-30.index"]
+    assert len(list(tmp_path.glob("checkpoints/cycles/cycle-*.index"))) == 3
+
+
+def test_nothing_to_restore(tmp_path):
+    ours = trainer()
+    checkpoints.Checkpoints(tmp_path, ours).restore()
+    assert int(ours.step) == 0
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        checkpoints.load_model(tmp_path)
+    checkpoints.write_json(tmp_path / "config.json", CONFIG)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        checkpoints.load_model(tmp_path)
+
+
+def test_damaged_list_of_checkpoints_is_not_taken_for_none(copy):
+    replace(copy / "checkpoints/checkpoint", b"\x00garbage")
+    with pytest.raises(ValueError, match="checkpoints/checkpoint is damaged"):
+        checkpoints.Checkpoints(copy, trainer()).restore()
+
+
+def test_truncated_checkpoint(copy):
+    data = copy / "checkpoints/ckpt-7.data-00000-of-00001"
+    replace(data, data.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="ckpt-7 is damaged"):
+        checkpoints.Checkpoints(copy, trainer()).restore()
+    with pytest.raises(ValueError, match="ckpt-7 is damaged"):
+        checkpoints.load_model(copy)
+
+
+def test_checkpoint_of_another_network(copy):
+    replace(copy / "config.json", json.dumps(CONFIG | {"model": "resnet20"}).encode())
+    with pytest.raises(ValueError, match="another network"):
+        checkpoints.load_model(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"{}", b'{"model": "lenet", "dataset": "full"}', b"\xff"])
+def test_damaged_configuration(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match="config.json"):
+        checkpoints.read_config(tmp_path)
+
+
+def test_check_config(tmp_path):
+    run_dir = tmp_path / "run"
+    checkpoints.check_config(run_dir, CONFIG, resume=False)
+    run_dir.mkdir()
+    checkpoints.write_json(run_dir / "config.json", CONFIG)
+    checkpoints.check_config(run_dir, CONFIG, resume=True)
+    with pytest.raises(ValueError, match="learning_rate 0.1, not 0.2"):
+        checkpoints.check_config(run_dir, CONFIG | {"learning_rate": 0.2}, resume=True)
+    with pytest.raises(ValueError, match="--noresume"):
+        checkpoints.check_config(run_dir, CONFIG, resume=False)
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        checkpoints.check_config(run_dir / "config.json", CONFIG, resume=True)
