@@ -13,7 +13,7 @@ TOLERATED = 5  # Images of a thousand whose class may turn on rounding.
 
 @pytest.fixture(scope="module")
 def data_flags(synthetic_data_dir):
-    return ["--dataset=synthetic", f"--data_dir={synthetic_data_dir}"]
+    return [f"--data_dir={synthetic_data_dir}"]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def evaluated(tmp_path_factory, run_scripts, synthetic_run, data_flags):
     folder = tmp_path_factory.mktemp("evaluated")
     ways = {
         "run": ["--run_dir={}"],
-        "saved_model": ["--saved_model={}/saved_model"],
+        "saved_model": ["--saved_model={}/saved_model", "--dataset=synthetic"],
         "ten_crop": ["--run_dir={}", "--ten_crop", "--batch_size=99"],
         "test": ["--run_dir={}", "--split=test"],
     }
@@ -50,7 +50,7 @@ def oracle(synthetic_run, synthetic_data_dir):
     folder = next(synthetic_data_dir.rglob("validation_images.npy")).parent
     images, labels = np.load(folder / "validation_images.npy"), np.load(folder / "validation_labels.npy")
     mean_image = np.load(folder / "train_images.npy").mean(axis=0)
-    normalised = ((images - mean_image) / 128).astype(np.float32)
+    normalised = ((images - mean_image) / 64).astype(np.float32)
     model = keras.saving.load_model(synthetic_run / "model.keras")
     softmaxes = []
     for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
@@ -121,12 +121,14 @@ def test_predictions_of_the_test_images(evaluated, synthetic_run, synthetic_data
 def test_refusals(tmp_path, run_scripts, assert_one_line, data_flags):
     (tmp_path / "empty").mkdir()
     (tmp_path / "no_checkpoint").mkdir()
-    config = {"model": "baseline", "precision": "float32"}
+    config = {"model": "baseline", "dataset": "synthetic"}
     (tmp_path / "no_checkpoint/config.json").write_text(json.dumps(config))
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
     mistakes = [
         (1, [f"--run_dir={tmp_path / 'empty'}"], ["empty", "is no run"]),
-        (1, [f"--run_dir={tmp_path / 'no_checkpoint'}"], ["no_checkpoint", "train there first"]),
-        (1, [f"--saved_model={tmp_path / 'nosuch'}"], ["nosuch"]),
+        (1, [f"--run_dir={tmp_path / 'no_checkpoint'}"], ["no_checkpoint", "train first"]),
+        (1, [f"--saved_model={tmp_path / 'nosuch'}", "--dataset=synthetic"], ["nosuch"]),
+        (1, [f"--saved_model={tmp_path / 'other'}", "--dataset=synthetic"], ["other", "no SavedModel of train.py's"]),
         (2, [f"--saved_model={tmp_path / 'empty'}", "--ten_crop"], ["evaluate.py: ", "--run_dir"]),
     ]
     results = run_scripts([["evaluate.py", *data_flags, *flags] for _, flags, _ in mistakes])

@@ -81,7 +81,7 @@ def test_the_papers_values_are_the_defaults(run):
     paper = {"learning_rate": 0.1, "batch_size": 256, "num_epochs": 10, "num_cycles": 5, "weight_decay": 1e-4}
     ours = {"clip_norm": 10.0, "dataset": "full", "precision": "auto", "resume": True, "export_only": False}
     assert values(run, "train", "--model=resnet20").items() >= {**paper, **ours, "model": "resnet20"}.items()
-    expected = {"split": "validation", "ten_crop": False, "dataset": "full", "predictions": None}
+    expected = {"split": "validation", "ten_crop": False, "dataset": None, "predictions": None}
     assert values(run, "evaluate", "--run_dir=run").items() >= expected.items()
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 IMAGE_SIZE = 64
 CROP_SIZE = 56
 CENTRE = 4
-SCALE = 128.0  # What is left after the mean is then about -1 to 1.
+SCALE = 64.0  # About the standard deviation of the training set's pixels.
 
 
 def _ten_crops() -> np.ndarray:

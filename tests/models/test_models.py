@@ -95,11 +95,10 @@ def test_mixed_precision_keeps_variables_and_logits_in_float32(name, precision):
     assert convolution.compute_dtype == precision.removeprefix("mixed_")
 
 
-@pytest.mark.parametrize("name", ["baseline", "alexnet"])
-def test_starts_without_an_opinion(name):
-    """Larger logits at the start keep these from learning at a rate of 0.1."""
+def test_alexnet_starts_without_an_opinion():
+    """Larger logits at the start keep it from learning at a rate of 0.1."""
     inputs = np.random.default_rng(0).normal(size=(8, 56, 56, 3)).astype(np.float32)
-    np.testing.assert_array_equal(models.build(name)(inputs), np.zeros((8, 200)))
+    np.testing.assert_array_equal(models.build("alexnet")(inputs), np.zeros((8, 200)))
 
 
 def test_unknown_name():

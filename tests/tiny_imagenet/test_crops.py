@@ -37,5 +37,5 @@ def test_mirroring_is_left_right():
 def test_normalise_is_the_mean_image_off_before_the_crop():
     mean = np.random.default_rng(1).uniform(0, 255, (64, 64, 3)).astype(np.float32)
     batch, which = images(10), np.arange(10, dtype=np.int32)
-    expected = [sliced((image - mean) / 128, crop) for image, crop in zip(batch.astype(np.float32), which, strict=True)]
+    expected = [sliced((image - mean) / 64, crop) for image, crop in zip(batch.astype(np.float32), which, strict=True)]
     np.testing.assert_allclose(crops.normalise(crops.crop(batch, which), which, mean), expected, atol=1e-6)

@@ -23,7 +23,7 @@ def images():
 
 
 def softmax(network, images, mirrored, y, x):
-    inputs = ((images - MEAN) / 128)[:, y : y + 56, x : x + 56]
+    inputs = ((images - MEAN) / 64)[:, y : y + 56, x : x + 56]
     logits = network(inputs[:, :, ::-1] if mirrored else inputs).numpy()
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)

@@ -56,7 +56,7 @@ def stranger(tmp_path_factory, synthetic_run, data):
     elsewhere = tmp_path_factory.mktemp("stranger")
     images = np.asarray(data.splits["validation"].images[:6])
     mean_image = np.asarray(data.splits["train"].images).mean(axis=0)
-    crops = ((images - mean_image)[:, 4:60, 4:60] / 128).astype(np.float32)
+    crops = ((images - mean_image)[:, 4:60, 4:60] / 64).astype(np.float32)
     np.savez(elsewhere / "file.npz", images=images, crops=crops)
     command = [sys.executable, "-c", STRANGER, str(synthetic_run), "file.npz"]
     result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
