@@ -33,7 +33,9 @@ def configuration() -> dict:
 def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir or f"runs/{FLAGS.model}")
     if FLAGS.export_only:
+        checkpoints.check_config(run_dir, {"model": FLAGS.model}, resume=True)
         model = checkpoints.load_model(run_dir)
+        print(f"exporting to {run_dir}", flush=True)
         dataset = checkpoints.read_config(run_dir)["dataset"]
         export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir)
         return

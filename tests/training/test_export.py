@@ -115,14 +115,7 @@ def test_model_keras_gives_the_logits(stranger, synthetic_run, data):
 
 
 def test_equals_the_classifier_of_the_checkpoint(stranger, synthetic_run, data):
-    config = json.loads((synthetic_run / "config.json").read_text())
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(config["precision"])
-    try:
-        model = models.build("baseline")
-    finally:
-        keras.config.set_dtype_policy(before)
-    checkpoints.restore_model(synthetic_run, model)
+    model = checkpoints.load_model(synthetic_run)
     expected = evaluation.classifier(model, data.mean_image)(tf.constant(stranger["decoded"]))
     np.testing.assert_allclose(stranger["images_probabilities"], expected, rtol=1e-4, atol=1e-7)
 
