@@ -14,16 +14,20 @@ CENTRE = 4
 SCALE = 64.0  # About the standard deviation of the training set's pixels.
 
 
-def _ten_crops() -> np.ndarray:
-    pixels = np.arange(IMAGE_SIZE**2, dtype=np.int32).reshape(IMAGE_SIZE, IMAGE_SIZE)
-    far, middle = IMAGE_SIZE - CROP_SIZE, (IMAGE_SIZE - CROP_SIZE) // 2
-    corners = ((0, 0), (0, far), (far, 0), (far, far), (middle, middle))
-    crops = [pixels[y : y + CROP_SIZE, x : x + CROP_SIZE] for y, x in corners]
-    crops += [crop[:, ::-1] for crop in crops]
-    return np.stack(crops).reshape(10, CROP_SIZE**2)
+_FAR, _MIDDLE = IMAGE_SIZE - CROP_SIZE, (IMAGE_SIZE - CROP_SIZE) // 2
+CORNERS = ((0, 0), (0, _FAR), (_FAR, 0), (_FAR, _FAR), (_MIDDLE, _MIDDLE))
+"""The top left pixel, (y, x), of crops 0 to 4 and, before they are mirrored, of 5 to 9."""
 
 
-TEN_CROPS = _ten_crops()
+def slice_crop(images: np.ndarray, which: int) -> np.ndarray:
+    """The same one of the ten crops of every image, as a view: from (..., 64, 64, C) to (..., 56, 56, C)."""
+    y, x = CORNERS[which % 5]
+    crops = images[..., y : y + CROP_SIZE, x : x + CROP_SIZE, :]
+    return crops[..., ::-1, :] if which >= 5 else crops
+
+
+_PIXELS = np.arange(IMAGE_SIZE**2, dtype=np.int32).reshape(IMAGE_SIZE, IMAGE_SIZE, 1)
+TEN_CROPS = np.stack([slice_crop(_PIXELS, which).reshape(-1) for which in range(10)])
 """Of each crop the pixels, as positions in the image read row by row: (10, 56 * 56) int32."""
 
 

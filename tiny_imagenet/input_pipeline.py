@@ -110,20 +110,6 @@ def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
         raise
 
 
-def _gather(split: Split, indices: tf.data.Dataset) -> tf.data.Dataset:
-    """From batches of indices to batches of (images, labels)."""
-
-    def rows(index):
-        images, labels = tf.numpy_function(
-            lambda i: (split.images[i], split.labels[i]), [index], [tf.uint8, tf.int64], stateful=False
-        )
-        images.set_shape((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3))
-        labels.set_shape((None,))
-        return images, labels
-
-    return indices.map(rows, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-
 def shuffled_indices(step: tf.Tensor, size: int, batch_size: int, seed: int) -> tf.Tensor:
     """The images of a step: batch `step` (from 0) of an endless row of epochs, each a new permutation of range(size).
 
@@ -146,16 +132,25 @@ def train_batches(split: Split, batch_size: int, seed: int, first_step: int, las
       A dataset of crops (batch_size, 56, 56, 3) uint8, which of the ten crops each is (batch_size,) int32, and labels
       (batch_size,) int64.
     """
-    steps = tf.data.Dataset.range(first_step, last_step)
-    batches = _gather(split, steps.map(lambda step: shuffled_indices(step, len(split), batch_size, seed)))
+    pixels = np.asarray(split.images)  # A memmap as it is indexes slowly.
 
-    def augment(step, batch):
-        images, labels = batch
+    def take(index, which):
+        crop = np.empty((batch_size, crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8)
+        for number in range(10):
+            of_this = np.flatnonzero(which == number)
+            crop[of_this] = crops.slice_crop(pixels, number)[index[of_this]]
+        return crop, split.labels[index]
+
+    def batch(step):
+        index = shuffled_indices(step, len(split), batch_size, seed)
         which = tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32)
-        return crops.crop(images, which), which, labels
+        images, labels = tf.numpy_function(take, [index, which], [tf.uint8, tf.int64], stateful=False)
+        images.set_shape((batch_size, crops.CROP_SIZE, crops.CROP_SIZE, 3))
+        labels.set_shape((batch_size,))
+        return images, which, labels
 
-    batches = tf.data.Dataset.zip(steps, batches)
-    return batches.map(augment, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    steps = tf.data.Dataset.range(first_step, last_step)
+    return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
@@ -164,4 +159,14 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     Returns:
       A dataset of images (N, 64, 64, 3) uint8 and labels (N,) int64; the last batch may be smaller.
     """
-    return _gather(split, tf.data.Dataset.range(len(split)).batch(batch_size)).prefetch(tf.data.AUTOTUNE)
+
+    def rows(index):
+        images, labels = tf.numpy_function(
+            lambda i: (split.images[i], split.labels[i]), [index], [tf.uint8, tf.int64], stateful=False
+        )
+        images.set_shape((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3))
+        labels.set_shape((None,))
+        return images, labels
+
+    batches = tf.data.Dataset.range(len(split)).batch(batch_size)
+    return batches.map(rows, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
