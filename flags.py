@@ -45,7 +45,8 @@ def define_train_flags() -> None:
         ["auto", "float32", "mixed_float16", "mixed_bfloat16"],
         "Keras' dtype policy; auto is mixed_float16 on a GPU, float32 without.",
     )
-    flags.DEFINE_integer("seed", 0, "Of the weights, the order of the images, the crops and dropout.", lower_bound=0)
+    seeded = "Of the weights, the order of the images, the crops and dropout."
+    flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_string("run_dir", None, "Where the run is kept; by default runs/MODEL.")
     flags.DEFINE_bool("resume", True, "Go on with the run that run_dir holds; --noresume refuses to if it holds one.")
     flags.DEFINE_integer("log_every", 10, "Steps between rows of metrics.csv and TensorBoard.", lower_bound=1)

@@ -33,6 +33,7 @@ WRONG_IN_TRAIN = [
     *((f"--{name}=0", name) for name in ("num_epochs", "num_cycles", "log_every")),
     ("--seed=-1", "seed"),
     ("--seed=0.5", "seed"),
+    ("--seed=4294967296", "seed"),
     ("--precision=float16", "mixed_float16"),
     ("--resume=maybe", "resume"),
 ]
