@@ -13,7 +13,7 @@ flags.disclaim_key_flags()  # So that --help lists a flag with the program that 
 
 NETWORKS = ("baseline", "alexnet", "googlenet", "resnet20")
 
-# The paper gives its momentum, 0.9, for ResNet-20 alone. At its learning rate the first two learn less by it, or not.
+# The paper gives its momentum, 0.9, for ResNet-20 alone. At its learning rate the first two do worse by it.
 MOMENTUM = {"baseline": 0.0, "alexnet": 0.0, "googlenet": 0.9, "resnet20": 0.9}
 
 

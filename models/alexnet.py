@@ -7,7 +7,8 @@ from keras import layers
 def alexnet(num_classes: int = 200, dropout: float = 0.5) -> keras.Model:
     """AlexNet for 56x56 images: five convolutions of stride 1, three dense layers; 15,303,176 parameters.
 
-    The logits' kernel starts at zero, without which the network does not learn at the paper's learning rate of 0.1.
+    The logits' kernel starts at zero, so that at the paper's learning rate of 0.1 the first steps are small ones. With
+    that, and no momentum, the loss leaves the plateau of a guess within 60 steps of 64 images.
 
     Args:
       num_classes: The number of logits.

@@ -1,8 +1,8 @@
 """The paper's ten-crop augmentation (section 4.2.1) and the normalisation that goes with it (section 3).
 
 The ten crops of a 64x64 image are its four 56x56 corners and its centre, 0 to 4, and the same five mirrored left-right,
-5 to 9. A crop is taken by a single gather of pixels, whichever it is, so that a batch may hold a different one of each
-image.
+5 to 9. The input pipeline slices them out of its arrays by NumPy; `crop` takes them inside a TensorFlow graph, by one
+gather of pixels, so that a batch may hold a different one of each image there too.
 """
 
 import numpy as np
@@ -12,7 +12,6 @@ IMAGE_SIZE = 64
 CROP_SIZE = 56
 CENTRE = 4
 SCALE = 64.0  # About the standard deviation of the training set's pixels.
-
 
 _FAR, _MIDDLE = IMAGE_SIZE - CROP_SIZE, (IMAGE_SIZE - CROP_SIZE) // 2
 CORNERS = ((0, 0), (0, _FAR), (_FAR, 0), (_FAR, _FAR), (_MIDDLE, _MIDDLE))
