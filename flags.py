@@ -51,6 +51,13 @@ def define_train_flags() -> None:
     flags.DEFINE_bool("resume", True, "Go on with the run that run_dir holds; --noresume refuses to if it holds one.")
     flags.DEFINE_integer("log_every", 10, "Steps between rows of metrics.csv and TensorBoard.", lower_bound=1)
     flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints; each epoch's end has one anyway.")
+    flags.DEFINE_enum(
+        "distribute",
+        "auto",
+        ["auto", "none", "mirrored", "multi_worker"],
+        "Devices to train on: this machine's GPUs, or the machines that TF_CONFIG names; auto is all there are.",
+    )
+    flags.DEFINE_bool("sync_batch_norm", True, "Batch statistics over all devices' images, not over each one's.")
     flags.DEFINE_bool("export_only", False, "Export the run's newest checkpoint as it is, and train no further.")
 
     _check("learning_rate", lambda value: 0 < value < float("inf"), "must be positive and finite")
@@ -120,6 +127,8 @@ def run(main: Callable[[list[str]], None]) -> None:
             sys.exit(128 + signal.SIGINT)
         except tf.errors.ResourceExhaustedError:
             fail(argv, "out of memory: try a smaller --batch_size")
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
+            fail(argv, "another worker was lost: start all of them again, and the run goes on from its last checkpoint")
         except (OSError, ValueError, ArithmeticError, RuntimeError, tf.errors.OpError) as error:
             fail(argv, error)
 

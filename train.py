@@ -7,6 +7,7 @@ import datetime
 import pathlib
 import signal
 import sys
+import tempfile
 
 import keras
 import tensorflow as tf
@@ -15,7 +16,7 @@ import flags
 import models
 from flags import FLAGS
 from tiny_imagenet import input_pipeline
-from training import checkpoints, evaluation, export, schedule, summaries
+from training import checkpoints, distribution, evaluation, export, schedule, summaries
 from training.step import Trainer, resolve_precision
 
 
@@ -32,71 +33,108 @@ def configuration() -> dict:
 
 def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir or f"runs/{FLAGS.model}")
+    strategy = distribution.get_strategy(FLAGS.distribute)  # Several workers meet here, before anything else.
     if FLAGS.export_only:
         checkpoints.check_config(run_dir, {"model": FLAGS.model}, resume=True)
         model = checkpoints.load_model(run_dir)
         print(f"exporting to {run_dir}", flush=True)
         dataset = checkpoints.read_config(run_dir)["dataset"]
-        export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir)
+        with checkpoints.lock(run_dir):
+            export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir)
         return
     config = configuration()
     checkpoints.check_config(run_dir, config, FLAGS.resume)
+    # Of several workers the first keeps what it writes; the others write to a folder that ends with them.
+    chief = distribution.is_chief(strategy)
+    scratch = None if chief else tempfile.TemporaryDirectory()
+    out_dir = run_dir if chief else pathlib.Path(scratch.name)
+    with checkpoints.lock(out_dir):
+        train(config, strategy, run_dir, out_dir)
 
+
+def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:
+    """Goes on with the run in run_dir from its last checkpoint, to its end; what it writes goes to out_dir."""
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
-    train, validation = data.splits["train"], data.splits["validation"]
-    length = (FLAGS.num_epochs, len(train), FLAGS.batch_size)
+    training_split, validation = data.splits["train"], data.splits["validation"]
+    length = (FLAGS.num_epochs, len(training_split), FLAGS.batch_size)
     num_steps = schedule.num_steps(*length)
     epoch_ends = schedule.epoch_ends(*length)
     cycle_ends = schedule.cycle_ends(*length, FLAGS.num_cycles)
-    if FLAGS.batch_size > len(train):
-        raise ValueError(f"--batch_size={FLAGS.batch_size} is more than the {len(train)} training images")
+    replicas = strategy.num_replicas_in_sync
+    if FLAGS.batch_size > len(training_split):
+        raise ValueError(f"--batch_size={FLAGS.batch_size} is more than the {len(training_split)} training images")
+    if FLAGS.batch_size % replicas:
+        raise ValueError(f"--batch_size={FLAGS.batch_size} cannot be shared evenly by {replicas} devices")
     if FLAGS.num_cycles > num_steps:
         raise ValueError(f"--num_cycles={FLAGS.num_cycles} is more than the run's {num_steps} steps")
 
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(config["precision"])
-    model = models.build(FLAGS.model, **models.FOR_TRAINING.get(FLAGS.model, {}))
-    trainer = Trainer(
-        model,
-        data.mean_image,
-        learning_rate=FLAGS.learning_rate,
-        cycle_steps=schedule.cycle_steps(*length, FLAGS.num_cycles),
-        momentum=config["momentum"],
-        weight_decay=FLAGS.weight_decay,
-        clip_norm=FLAGS.clip_norm,
-    )
-    saved = checkpoints.Checkpoints(run_dir, trainer)
-    saved.restore()
-    done = int(trainer.step)
+    with strategy.scope():
+        model = models.build(FLAGS.model, **models.FOR_TRAINING.get(FLAGS.model, {}))
+        trainer = Trainer(
+            model,
+            data.mean_image,
+            learning_rate=FLAGS.learning_rate,
+            cycle_steps=schedule.cycle_steps(*length, FLAGS.num_cycles),
+            momentum=config["momentum"],
+            weight_decay=FLAGS.weight_decay,
+            clip_norm=FLAGS.clip_norm,
+            sync_batch_norm=FLAGS.sync_batch_norm,
+        )
+    saved = checkpoints.Checkpoints(out_dir, trainer)
+    saved.restore(run_dir)
+    done = int(trainer.step.numpy())
     parameters = sum(weight.shape.num_elements() for weight in model.trainable_weights)
-    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    device = gpus[0].get("device_name", "a GPU") if gpus else "the CPU"
+    device = distribution.describe_devices(strategy)
     print(f"{FLAGS.model}: {parameters:,} parameters, in {config['precision']} on {device}, to {run_dir}")
     print(f"{done} of {num_steps} steps done", flush=True)
 
-    run_dir.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_json(run_dir / "config.json", config)
+    checkpoints.write_json(out_dir / "config.json", config)
     classify = evaluation.classifier(model, data.mean_image)
-    metrics = summaries.Metrics(run_dir / "metrics.csv", done)
-    board = summaries.TensorBoard(run_dir)
+    metrics = summaries.Metrics(out_dir / "metrics.csv", done)
+    board = summaries.TensorBoard(out_dir, done)
     progress = summaries.Progress(done, num_steps, FLAGS.batch_size)
-    scores = None
+    any_worker = distribution.any_worker(strategy)
     stop = []
 
     def ask_to_stop(signum, frame):
         stop.append(signum)
         signal.signal(signum, signal.SIG_DFL)  # The second one does not ask.
+        if saved.step == done and any_worker is bool:  # There is nothing to save.
+            leave()
+
+    def leave():
+        progress.say(f"stopped after step {done}: the same command goes on from there")
+        sys.exit(128 + (stop or [signal.SIGTERM])[0])
+
+    def validate():
+        scores = evaluation.score(classify, validation)
+        epoch = 1 + epoch_ends.index(done)
+        metrics.append(step=done, epoch=epoch, **{f"validation_{name}": value for name, value in scores.items()})
+        board.scalars("validation", done, **scores)
+        board.flush()
+        progress.say(f"epoch {epoch}: validation top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
+        progress.restart(done)
+        return scores
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, ask_to_stop)
 
-    for images, which, labels in input_pipeline.train_batches(train, FLAGS.batch_size, FLAGS.seed, done, num_steps):
+    if done in epoch_ends:  # The checkpoint of an epoch's end is from before its validation.
+        scores = validate()
+    batches = strategy.distribute_datasets_from_function(
+        lambda context: input_pipeline.train_batches(
+            training_split, FLAGS.batch_size, FLAGS.seed, done, num_steps, context
+        )
+    )
+    for images, which, labels in batches:
         if done == 0:
-            board.start(config, images.numpy())
+            board.start(config, strategy.experimental_local_results(images)[0].numpy())
         trainer.train_step(images, which, labels)
         done += 1
         epoch = 1 + bisect.bisect_left(epoch_ends, done)
-        epoch_ended = done in epoch_ends
+        epoch_ended, cycle_ended = done in epoch_ends, done in cycle_ends
         logged = epoch_ended or done % FLAGS.log_every == 0
 
         if logged or progress.due():
@@ -111,28 +149,25 @@ def main(_) -> None:
                 board.scalars("train", done, loss_scale=trainer.loss_scale, skipped_steps=trainer.skipped)
             trainer.reset_means()
             progress.restart(done)
-        if epoch_ended:
-            scores = evaluation.score(classify, validation)
-            metrics.append(step=done, epoch=epoch, **{f"validation_{name}": value for name, value in scores.items()})
-            board.scalars("validation", done, **scores)
-            progress.say(f"epoch {epoch}: validation top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
-            progress.restart(done)
-        cycle_ended = done in cycle_ends
-        if epoch_ended or cycle_ended or stop or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
+        stopped = any_worker(stop)
+        if epoch_ended or cycle_ended or stopped or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
             trainer.means()  # Nothing that has diverged is saved.
             if cycle_ended:
                 saved.save_cycle(1 + cycle_ends.index(done))
             board.flush()
             saved.save()
-        if stop:
-            progress.say(f"stopped after step {done}: the same command goes on from there")
-            sys.exit(128 + stop[0])
+            checkpoints.write_json(
+                out_dir / "time.json", {"seconds": float(saved.seconds), "steps": done, "device": device}
+            )
+        if stopped:
+            leave()
+        if epoch_ended:
+            scores = validate()
 
-    if scores is None:  # The run had ended before, perhaps just short of what follows.
-        scores = evaluation.score(classify, validation)
-    progress.say(f"trained for {datetime.timedelta(seconds=round(float(saved.seconds)))}; exporting to {run_dir}")
-    checkpoints.write_json(run_dir / "evaluation.json", evaluation.result(scores, "validation", validation))
-    export.export(model, data, run_dir)
+    if out_dir == run_dir:
+        progress.say(f"trained for {datetime.timedelta(seconds=round(float(saved.seconds)))}; exporting to {run_dir}")
+        checkpoints.write_json(run_dir / "evaluation.json", evaluation.result(scores, "validation", validation))
+        export.export(model, data, run_dir)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,17 @@ for gpu in tf.config.list_physical_devices("GPU"):
 
 @pytest.fixture(scope="session")
 def start_script(tmp_path_factory):
-    """Starts `script` with flags, in a folder that is not the repository's; the caller ends it."""
+    """Starts `script` with flags and additions to the environment, in a folder that is not the repository's.
+
+    The caller ends it.
+    """
     elsewhere = tmp_path_factory.mktemp("elsewhere")
 
-    def start(script, *flags):
+    def start(script, *flags, **environment):
         command = [sys.executable, str(REPOSITORY / script), *map(str, flags)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=elsewhere, env=USERS_ENVIRONMENT)
+        environment = USERS_ENVIRONMENT | environment
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=elsewhere, env=environment)
 
     return start
 
@@ -37,8 +41,8 @@ def start_script(tmp_path_factory):
 def run_script(start_script):
     """Runs `script` with flags to its end: its returncode, stdout and stderr."""
 
-    def run(script, *flags, timeout=300):
-        with start_script(script, *flags) as process:
+    def run(script, *flags, timeout=300, **environment):
+        with start_script(script, *flags, **environment) as process:
             try:
                 stdout, stderr = process.communicate(timeout=timeout)
             finally:

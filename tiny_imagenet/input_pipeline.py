@@ -125,32 +125,52 @@ def shuffled_indices(step: tf.Tensor, size: int, batch_size: int, seed: int) -> 
     return tf.raw_ops.RandomIndexShuffle(index=position % size, seed=keys, max_index=size - 1, rounds=4)
 
 
-def train_batches(split: Split, batch_size: int, seed: int, first_step: int, last_step: int) -> tf.data.Dataset:
+def train_batches(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """The batches of the steps from first_step up to last_step, counted from 0 and without last_step itself.
 
+    Args:
+      split: The images to draw from.
+      batch_size: N, the images of a step.
+      seed: Of the order of the images and of their crops.
+      first_step: The step of the first batch.
+      last_step: The step before which they end.
+      context: Of several replicas, which ones the batches are for: each gets its own N / replicas images of every step,
+        one replica after the other, and no others are read.
+
     Returns:
-      A dataset of crops (batch_size, 56, 56, 3) uint8, which of the ten crops each is (batch_size,) int32, and labels
-      (batch_size,) int64.
+      A dataset of crops (N, 56, 56, 3) uint8, which of the ten crops each is (N,) int32, and labels (N,) int64.
     """
+    context = context or tf.distribute.InputContext()
+    replicas = context.num_replicas_in_sync // context.num_input_pipelines  # Fed by this pipeline.
+    size = batch_size // context.num_replicas_in_sync
     pixels = np.asarray(split.images)  # A memmap as it is indexes slowly.
 
     def take(index, which):
-        crop = np.empty((batch_size, crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8)
+        crop = np.empty((size, crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8)
         for number in range(10):
             of_this = np.flatnonzero(which == number)
             crop[of_this] = crops.slice_crop(pixels, number)[index[of_this]]
         return crop, split.labels[index]
 
-    def batch(step):
-        index = shuffled_indices(step, len(split), batch_size, seed)
-        which = tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32)
+    def batch(count):
+        step, replica = count // replicas, context.input_pipeline_id * replicas + count % replicas
+        mine = replica * size + tf.range(size, dtype=tf.int64)
+        index = tf.gather(shuffled_indices(step, len(split), batch_size, seed), mine)
+        which = tf.gather(tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32), mine)
         images, labels = tf.numpy_function(take, [index, which], [tf.uint8, tf.int64], stateful=False)
-        images.set_shape((batch_size, crops.CROP_SIZE, crops.CROP_SIZE, 3))
-        labels.set_shape((batch_size,))
+        images.set_shape((size, crops.CROP_SIZE, crops.CROP_SIZE, 3))
+        labels.set_shape((size,))
         return images, which, labels
 
-    steps = tf.data.Dataset.range(first_step, last_step)
-    return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    batches = tf.data.Dataset.range(first_step * replicas, last_step * replicas)
+    return batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:

@@ -1,10 +1,12 @@
 """The run directory: its configuration, the checkpoints to resume from, and those that are kept."""
 
 import contextlib
+import fcntl
 import json
 import pathlib
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
@@ -60,12 +62,32 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool) -> None:
         raise ValueError(f"{run_dir} holds a run with {', '.join(differing)}: give this one another --run_dir")
 
 
+@contextlib.contextmanager
+def lock(run_dir: pathlib.Path) -> Iterator[None]:
+    """Makes the run directory, and keeps other processes from writing to it; ends with the process at the latest.
+
+    Raises:
+      OSError: if another process holds it, or it cannot be made.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{run_dir} is another process's: wait for it, or give another --run_dir") from error
+        except OSError:
+            pass  # Not every network file system has locks.
+        yield
+
+
 class Checkpoints:
     """A run's checkpoints: in `checkpoints/` the newest, to resume from; in `checkpoints/cycles/` one a cycle."""
 
     def __init__(self, run_dir: pathlib.Path, trainer: Trainer):
         self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-        self._step = trainer.step
+        self.step = 0
+        """The step of the newest checkpoint, saved or restored: where the next start goes on from."""
+        self._trainer = trainer
         everything = tf.train.Checkpoint(
             model=trainer.model,
             optimizer=trainer.optimizer,
@@ -75,65 +97,91 @@ class Checkpoints:
             seconds=self.seconds,
         )
         weights = tf.train.Checkpoint(model=trainer.model)
-        self._folder = run_dir / "checkpoints"
-        self._newest = tf.train.CheckpointManager(everything, str(self._folder), MAX_TO_KEEP)
-        self._cycles = tf.train.CheckpointManager(weights, str(self._folder / "cycles"), None, checkpoint_name="cycle")
+        folder = run_dir / "checkpoints"
+        self._newest = tf.train.CheckpointManager(everything, str(folder), MAX_TO_KEEP)
+        self._cycles = tf.train.CheckpointManager(weights, str(folder / "cycles"), None, checkpoint_name="cycle")
         self._saved = time.monotonic()
 
-    def restore(self) -> None:
-        """Restores the newest checkpoint, if there is one.
+    def restore(self, run_dir: pathlib.Path) -> None:
+        """Restores a run's newest checkpoint that is whole, if it has any.
 
         Raises:
-          ValueError: if it is damaged.
+          ValueError: if all are damaged.
         """
-        path = _newest(self._folder)
-        if path:
-            with _telling(path):
-                self._newest.checkpoint.restore(path).assert_consumed()
+        if _restore_newest(run_dir, lambda path: self._newest.checkpoint.restore(path).assert_consumed()):
+            self.step = int(self._trainer.step.numpy())
         self._saved = time.monotonic()
 
     def minutes_since_save(self) -> float:
         return (time.monotonic() - self._saved) / 60
 
     def save(self) -> None:
+        """Saves everything, and then drops the oldest.
+
+        Raises:
+          OSError: if it cannot be written: the others are still there.
+        """
         now = time.monotonic()
         self.seconds.assign_add(now - self._saved)
-        self._newest.save(int(self._step))
-        self._saved = now
+        step = int(self._trainer.step.numpy())
+        with _writing(self._newest.directory):
+            self._newest.save(step)
+        self.step, self._saved = step, now
 
     def save_cycle(self, cycle: int) -> None:
-        """Keeps the weights of the end of a cycle, counted from 1."""
-        self._cycles.save(cycle)
+        """Keeps the weights of the end of a cycle, counted from 1.
+
+        Raises:
+          OSError: if they cannot be written.
+        """
+        with _writing(self._cycles.directory):
+            self._cycles.save(cycle)
 
 
 def load_model(run_dir: pathlib.Path) -> keras.Model:
-    """Builds a run's network, auxiliary heads and all, in float32, with the weights of its newest checkpoint.
+    """Builds a run's network, auxiliary heads and all, in float32, with the weights of its newest whole checkpoint.
 
     Raises:
       FileNotFoundError: if the directory holds no run, or no checkpoint.
       ValueError: if what it holds is damaged.
     """
     name = read_config(run_dir)["model"]
-    path = _newest(run_dir / "checkpoints")
-    if path is None:
-        raise FileNotFoundError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
     model = models.build(name, **models.FOR_TRAINING.get(name, {}))
-    with _telling(path):
+
+    def restore(path):
         tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
+
+    if not _restore_newest(run_dir, restore):
+        raise FileNotFoundError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
     return model
 
 
-def _newest(folder: pathlib.Path) -> str | None:
-    path = tf.train.latest_checkpoint(str(folder))
-    if path is None and any(folder.glob("ckpt-*")):  # TensorFlow takes an unreadable list of checkpoints for none.
-        raise ValueError(f"{folder / 'checkpoint'} is damaged or missing: put it back, or give another --run_dir")
-    return path
+def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> bool:
+    """Restores the newest checkpoint that can be, telling of those that cannot; False if there is none at all.
+
+    TensorFlow's own list, the file `checkpoint`, may be damaged as well, so the checkpoints themselves count. Of each
+    the index is written last.
+    """
+    indices = (run_dir / "checkpoints").glob("ckpt-*.index")
+    steps = sorted((int(path.stem.removeprefix("ckpt-")) for path in indices), reverse=True)
+    for older, step in enumerate(steps, start=1):
+        path = run_dir / "checkpoints" / f"ckpt-{step}"
+        try:
+            restore(str(path))
+            return True
+        except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
+            problem = f"checkpoint {path} is damaged, or of another network"
+            if older == len(steps):
+                raise ValueError(f"{problem}: give another --run_dir") from error
+            print(f"{problem}: trying the one of step {steps[older]}", file=sys.stderr, flush=True)
+    return False
 
 
 @contextlib.contextmanager
-def _telling(path: str) -> Iterator[None]:
-    """Turns what TensorFlow raises of a checkpoint that it cannot restore into one error that names it."""
+def _writing(folder: str) -> Iterator[None]:
+    """Turns what TensorFlow raises of a full disk, which it calls an exhausted resource, into an OSError."""
     try:
         yield
-    except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
-        raise ValueError(f"checkpoint {path} is damaged, or of another network: give another --run_dir") from error
+    except tf.errors.OpError as error:
+        remedy = "make room, or mend it, and start the same command again: it goes on from the last checkpoint"
+        raise OSError(f"cannot write to {folder} ({error.message}): {remedy}") from error

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams
 
 from tiny_imagenet import crops
@@ -31,16 +32,24 @@ class Metrics:
     """metrics.csv: a row for each interval of training steps, and one for each epoch's validation."""
 
     def __init__(self, path: pathlib.Path, step: int):
-        """Opens the file to go on after `step`: rows of later steps, of a run that was cut short, are dropped."""
-        rows = []
+        """Opens the file to go on after `step`, whose validation is still to come.
+
+        Rows that a run wrote after its last checkpoint, the last perhaps not to its end, are dropped.
+
+        Raises:
+          ValueError: if it is damaged.
+        """
+        header = ",".join(FIELDS)
+        kept = [header]
         if path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+            first, *rows = path.read_text().split("\n")
+            whole = [row.split(",") for row in rows[:-1]]  # What follows the last end of a line is torn.
+            if first != header or any(len(row) != len(FIELDS) or not row[0].isdigit() for row in whole):
+                raise ValueError(f"{path} is damaged: put it back, or give another --run_dir")
+            loss = FIELDS.index("loss")
+            kept += [",".join(row) for row in whole if int(row[0]) < step or int(row[0]) == step and row[loss]]
         partial = path.with_name(f"{path.name}.partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        partial.write_text("".join(f"{row}\n" for row in kept))
         partial.replace(path)
         self._path = path
 
@@ -52,8 +61,16 @@ class Metrics:
 class TensorBoard:
     """TensorBoard's events, in `train/` and `validation/` as Keras' own callback has them."""
 
-    def __init__(self, run_dir: pathlib.Path):
-        self._writers = {name: tf.summary.create_file_writer(str(run_dir / name)) for name in ("train", "validation")}
+    def __init__(self, run_dir: pathlib.Path, step: int):
+        """Opens the events to go on after `step`, whose validation is still to come; later ones are dropped."""
+        self._writers = {}
+        for name, last in (("train", step), ("validation", step - 1)):
+            for path in (run_dir / name).glob("events.out.tfevents.*"):
+                if step:
+                    _drop_events(path, last)
+                else:
+                    path.unlink()
+            self._writers[name] = tf.summary.create_file_writer(str(run_dir / name))
 
     def start(self, config: dict, images: np.ndarray) -> None:
         """Writes the flags, as text and as HParams, and a grid of a batch's crops, (N, 56, 56, 3) uint8."""
@@ -75,6 +92,19 @@ class TensorBoard:
     def flush(self) -> None:
         for writer in self._writers.values():
             writer.flush()
+
+
+def _drop_events(path: pathlib.Path, last: int) -> None:
+    """Drops the events of steps after `last` from a file of TensorBoard's, and the last one if it is torn."""
+    partial = path.with_name("partial")
+    with tf.io.TFRecordWriter(str(partial)) as writer:
+        try:
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                if Event.FromString(record).step <= last:
+                    writer.write(record)
+        except tf.errors.DataLossError:
+            pass  # The run was killed while it wrote.
+    partial.replace(path)
 
 
 class Progress:

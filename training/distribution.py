@@ -1,0 +1,74 @@
+"""Training on several devices, by TensorFlow's own strategies."""
+
+import os
+import pathlib
+import platform
+import re
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def get_strategy(name: str) -> tf.distribute.Strategy:
+    """The strategy to train by. Several workers must call it before they use TensorFlow for anything else.
+
+    Args:
+      name: "mirrored" for this machine's GPUs, or its logical CPUs if it has none; "multi_worker" for the machines that
+        the environment variable TF_CONFIG names; "none" for one device; "auto" for as many as there are.
+
+    Raises:
+      ValueError: if "multi_worker" finds no cluster in TF_CONFIG, or TF_CONFIG is damaged.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    try:
+        cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().as_dict()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the environment variable TF_CONFIG names no cluster ({error}): see README.md") from error
+    workers = len(cluster.get("chief", [])) + len(cluster.get("worker", []))
+    if name == "auto":
+        name = "multi_worker" if workers > 1 else "mirrored" if len(gpus) > 1 else "none"
+    if name == "multi_worker":
+        if not workers:
+            raise ValueError("--distribute=multi_worker needs the environment variable TF_CONFIG: see README.md")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes the run directory: of several workers, the first."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    resolver = strategy.cluster_resolver
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
+
+
+def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
+    """A function that tells every worker whether the flag is set at one of them; all must call it together."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return bool
+
+    @tf.function
+    def count(flag):
+        def of_replica(flag):
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flag)
+
+        return strategy.experimental_local_results(strategy.run(of_replica, args=(flag,)))[0]
+
+    return lambda flag: bool(count(tf.constant(float(bool(flag)))) > 0)
+
+
+def describe_devices(strategy: tf.distribute.Strategy) -> str:
+    """What a run is computed on, for people: "2 x NVIDIA H100 80GB HBM3", or a CPU's name and cores."""
+    replicas = strategy.num_replicas_in_sync
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+        return f"{replicas} x {name}" if replicas > 1 else name
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores"
