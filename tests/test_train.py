@@ -3,17 +3,22 @@
 import csv
 import json
 import math
+import random
 import re
 import shutil
 import signal
+import subprocess
 import threading
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
 
 import models
+from training import checkpoints
 from training.checkpoints import Checkpoints
 from training.step import Trainer
 
@@ -68,14 +73,15 @@ def uninterrupted(tmp_path_factory, run_script, learnable_flags):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory, start_script, run_script, learnable_flags):
-    """The same run, killed, then asked to stop, then left alone: its directory and its three (status, stdout, stderr).
+    """The same run, three times killed, once asked to stop, then left alone: its directory and each start's outcome.
 
-    It is killed at step 92, of which its newest checkpoint, that of step 80, knows nothing and metrics.csv does.
+    A kill falls at a random moment; of the steps since the newest checkpoint the files that it leaves know more.
     """
     path = tmp_path_factory.mktemp("interrupted")
     outcomes = []
-    for step, signum in ((92, signal.SIGKILL), (120, signal.SIGTERM)):
-        process = start_script("train.py", *learnable_flags, f"--run_dir={path}")
+    steps = [random.randrange(1, 4) * 8, random.randrange(5, 9) * 8, 92]
+    for step, signum in [*((step, signal.SIGKILL) for step in steps), (120, signal.SIGTERM)]:
+        process = start_script("train.py", *learnable_flags, f"--run_dir={path}", "--checkpoint_minutes=0.01")
         limit = threading.Timer(300, process.kill)
         limit.start()
         with process:
@@ -83,11 +89,23 @@ def interrupted(tmp_path_factory, start_script, run_script, learnable_flags):
             for line in process.stdout:
                 lines.append(line)
                 if f"step {step}/{STEPS}" in line:
+                    if signum == signal.SIGKILL:
+                        time.sleep(random.uniform(0, 0.2))
                     process.send_signal(signum)
             outcomes.append((process.wait(), "".join(lines), process.stderr.read()))
         limit.cancel()
     last = run_script("train.py", *learnable_flags, f"--run_dir={path}")
     return path, [*outcomes, (last.returncode, last.stdout, last.stderr)]
+
+
+def events(run_dir):
+    """(writer, step, tag) of all that TensorBoard has of a run."""
+    found = []
+    for name in ("train", "validation"):
+        records = tf.data.TFRecordDataset([str(path) for path in (run_dir / name).glob("events*")])
+        for event in map(event_pb2.Event.FromString, records.as_numpy_iterator()):
+            found += [(name, event.step, value.tag) for value in event.summary.value]
+    return sorted(found)
 
 
 def test_run_directory(synthetic_run):
@@ -146,11 +164,10 @@ def test_learns(uninterrupted):
 
 
 def test_stops_and_goes_on(interrupted):
-    path, ((killed, *_), (stopped, told, error), (ended, resumed, _)) = interrupted
-    assert killed == -signal.SIGKILL
+    path, (*killed, (stopped, told, error), (ended, resumed, _)) = interrupted
+    assert [status for status, *_ in killed] == 3 * [-signal.SIGKILL]
     assert stopped == 128 + signal.SIGTERM
     assert error == ""
-    assert f"\n80 of {STEPS} steps done" in told
     step = int(re.search(r"stopped after step (\d+)", told)[1])
     assert 120 <= step < STEPS
     assert f"\n{step} of {STEPS} steps done" in resumed
@@ -158,6 +175,58 @@ def test_stops_and_goes_on(interrupted):
     train, validation = rows(path)
     assert [int(row["step"]) for row in train] == list(range(4, STEPS + 1, 4))
     assert [row["step"] for row in validation] == ["80", "160"]
+
+
+def test_interrupted_run_has_every_event_once(uninterrupted, interrupted):
+    path, _ = interrupted
+    expected = events(uninterrupted)
+    assert expected.count(("train", 92, "loss")) == expected.count(("validation", 80, "top_1")) == 1
+    assert events(path) == expected
+
+
+def test_stops_in_an_epochs_validation(tmp_path, start_script, run_script, learnable_flags, uninterrupted):
+    """Which is then done again."""
+    with start_script("train.py", *learnable_flags, f"--run_dir={tmp_path}") as process:
+        limit = threading.Timer(300, process.kill)
+        limit.start()
+        while not (tmp_path / "checkpoints/ckpt-80.index").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        output, error = process.communicate()
+        limit.cancel()
+    assert (process.returncode, error) == (128 + signal.SIGTERM, "")
+    assert "stopped after step 8" in output
+    result = run_script("train.py", *learnable_flags, f"--run_dir={tmp_path}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
+    assert events(tmp_path) == events(uninterrupted)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, with room for one checkpoint of the baseline; and a function to give it more."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o"]
+    if subprocess.run([*mount, "size=80m", "tmpfs", path], capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    yield path, lambda: subprocess.run([*mount, "remount,size=600m", "tmpfs", path], check=True)
+    subprocess.run(["umount", path], check=True)
+
+
+def test_full_disk(small_disk, run_script, assert_one_line, synthetic_flags, synthetic_run):
+    disk, enlarge = small_disk
+    flags = [*synthetic_flags, f"--run_dir={disk / 'run'}", "--checkpoint_minutes=0"]
+    result = run_script("train.py", *flags)
+    assert_one_line(result, 1, "No space left on device", str(disk), "start the same command again")
+    assert [path.stem for path in (disk / "run/checkpoints").glob("*.index")] == ["ckpt-1"]
+    enlarge()
+    result = run_script("train.py", *flags)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\n1 of 10 steps done" in result.stdout
+    assert (disk / "run/metrics.csv").read_bytes() == (synthetic_run / "metrics.csv").read_bytes()
+    assert not list((disk / "run/checkpoints").glob("*_temp*"))
 
 
 def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
@@ -175,43 +244,56 @@ def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
         assert (path / name).read_bytes() == (uninterrupted / name).read_bytes(), name
 
 
-def test_dropout_goes_on_as_if_never_interrupted(tmp_path):
+@pytest.mark.parametrize(
+    "name, precision",
+    [*((name, "float32") for name in ("baseline", "alexnet", "googlenet", "resnet20")), ("resnet20", "mixed_float16")],
+)
+def test_every_network_goes_on_as_if_never_interrupted(tmp_path, name, precision):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (6, 4, 56, 56, 3)).astype(np.uint8)
-    which = rng.integers(0, 10, (6, 4)).astype(np.int32)
-    labels = rng.integers(0, 200, (6, 4))
+    images = rng.integers(0, 256, (4, 2, 56, 56, 3)).astype(np.uint8)
+    which = rng.integers(0, 10, (4, 2)).astype(np.int32)
+    labels = rng.integers(0, 200, (4, 2))
     mean_image = rng.uniform(100, 150, (64, 64, 3)).astype(np.float32)
 
     def build():
         keras.utils.set_random_seed(3)
-        settings = {"learning_rate": 0.1, "cycle_steps": 4.5, "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 10.0}
-        with tf.device("CPU"):
-            return Trainer(models.build("alexnet"), mean_image, **settings)
+        keras.config.set_dtype_policy(precision)
+        settings = {"learning_rate": 0.01, "cycle_steps": 2.5, "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 10.0}
+        try:
+            return Trainer(models.build(name, **models.FOR_TRAINING.get(name, {})), mean_image, **settings)
+        finally:
+            keras.config.set_dtype_policy("float32")
 
     def train(trainer, steps):
-        with tf.device("CPU"):
-            for step in steps:
-                trainer.train_step(images[step], which[step], labels[step])
+        for step in steps:
+            trainer.train_step(images[step], which[step], labels[step])
 
-    straight, again = build(), build()
-    train(straight, range(3))
-    Checkpoints(tmp_path, straight).save()
-    resumed = Checkpoints(tmp_path, again)
-    resumed.restore()
-    assert int(again.step) == 3
-    train(straight, range(3, 6))
-    train(again, range(3, 6))
+    tf.config.run_functions_eagerly(True)
+    try:
+        with tf.device("CPU"):
+            straight, again = build(), build()
+            if precision == "mixed_float16":
+                straight.optimizer.dynamic_scale.assign(2.0**11)
+            train(straight, range(2))
+            Checkpoints(tmp_path, straight).save()
+            resumed = Checkpoints(tmp_path, again)
+            resumed.restore(tmp_path)
+            assert int(again.step) == resumed.step == 2
+            train(straight, range(2, 4))
+            train(again, range(2, 4))
+    finally:
+        tf.config.run_functions_eagerly(False)
     Checkpoints(tmp_path / "straight", straight).save()
     resumed.save()
-
-    expected = variables(tmp_path / "straight/checkpoints/ckpt-6")
-    assert_same_bits(variables(tmp_path / "checkpoints/ckpt-6"), expected)
-    before = variables(tmp_path / "checkpoints/ckpt-3")
+    expected = variables(tmp_path / "straight/checkpoints/ckpt-4")
+    assert_same_bits(variables(tmp_path / "checkpoints/ckpt-4"), expected)
+    before = variables(tmp_path / "checkpoints/ckpt-2")
     changed = [name for name, value in expected.items() if before[name].tobytes() != value.tobytes()]
-    assert len(changed) > 40, changed  # Weights, their momentum, and dropout's seeds.
+    assert len(changed) >= 2 * len(straight.model.trainable_weights), changed  # Weights and their momentum.
+    assert float(again.loss_scale) == (2.0**11 if precision == "mixed_float16" else 1.0)
 
 
-def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, synthetic_flags):
+def test_refusals(tmp_path, run_script, run_scripts, assert_one_line, synthetic_run, synthetic_flags):
     flags = ["train.py", *synthetic_flags]
     kept = files(synthetic_run)
     results = run_scripts(
@@ -224,13 +306,16 @@ def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, synthet
             [*flags, f"--run_dir={tmp_path / 'short'}", "--num_cycles=11"],
         ]
     )
+    with checkpoints.lock(tmp_path / "taken"):
+        taken = run_script(*flags, f"--run_dir={tmp_path / 'taken'}")
+    assert_one_line(taken, 1, "taken is another process's", "another --run_dir")
     another, noresume, untrained, diverged, large, short = results
     assert_one_line(another, 1, str(synthetic_run), "learning_rate 0.1, not 0.2", "seed 0, not 1", "another --run_dir")
     assert_one_line(noresume, 1, str(synthetic_run), "--noresume", "another --run_dir")
     assert files(synthetic_run) == kept
     assert_one_line(untrained, 1, "untrained is no run")
     assert not (tmp_path / "untrained/saved_model").exists()
-    assert_one_line(diverged, 1, "NaN", "--learning_rate")
+    assert_one_line(diverged, 1, "NaN at step 2", "--learning_rate")
     assert not list((tmp_path / "diverged").glob("checkpoints/ckpt*"))
     assert_one_line(large, 1, "--batch_size=4001", "4000 training images")
     assert_one_line(short, 1, "--num_cycles=11", "10 steps")

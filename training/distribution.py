@@ -55,7 +55,7 @@ def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
     @tf.function
     def count(flag):
         def of_replica(flag):
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flag)
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(flag))
 
         return strategy.experimental_local_results(strategy.run(of_replica, args=(flag,)))[0]
 

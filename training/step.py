@@ -111,7 +111,8 @@ class Trainer(tf.Module):
         replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
         # A mask is a function of the seed and the step, like everything random here, and of the replica.
         for seed in self._dropout_seeds:
-            seed.assign(tf.stack([seed[0], tf.cast(self.step, seed.dtype) * replicas + replica]))
+            number = tf.cast(self.step, seed.dtype) * replicas + tf.cast(replica, seed.dtype)
+            seed.assign(tf.stack([seed[0], number]))
         statistics = [tf.identity(variable) for variable in self._statistics]
         inputs = crops.normalise(images, which, self._mean_image)
         scale = self.loss_scale

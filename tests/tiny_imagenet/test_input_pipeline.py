@@ -2,6 +2,7 @@ import collections
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tiny_imagenet import crops, input_pipeline
@@ -61,6 +62,23 @@ def test_a_batch_is_a_function_of_seed_and_step():
         for part, again in zip(early, late, strict=True):
             np.testing.assert_array_equal(part, again)
     assert (whole[0][1] != batches(0, 1, seed=2)[0][1]).any()
+
+
+@pytest.mark.parametrize("pipelines, replicas", [(1, 2), (2, 2), (2, 4)])
+def test_replicas_share_the_very_batch_of_one(pipelines, replicas):
+    data = split(100)
+    local = replicas // pipelines
+
+    def steps(context=None):
+        batches = input_pipeline.train_batches(data, 16, 1, 3, 6, context)
+        return [[part.numpy() for part in batch] for batch in batches]
+
+    shares = [steps(tf.distribute.InputContext(pipelines, pipeline, replicas)) for pipeline in range(pipelines)]
+    for step, batch in enumerate(steps()):
+        parts = [each for share in shares for each in share[step * local : step * local + local]]
+        assert {len(part[0]) for part in parts} == {16 // replicas}
+        for whole, *pieces in zip(batch, *parts, strict=True):
+            np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
 def test_crops_are_drawn_uniformly_for_each_image():

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def replace(path, content):
 def test_restores_everything(saved):
     path, ours = saved
     again = trainer()
-    checkpoints.Checkpoints(path, again).restore()
+    checkpoints.Checkpoints(path, again).restore(path)
     assert int(again.step) == 7
     np.testing.assert_array_equal(again.totals, [1, 2, 3, 4, 5])
     for one, other in zip(
@@ -76,7 +77,7 @@ def test_keeps_the_newest_two_and_every_cycle(tmp_path):
 
 def test_nothing_to_restore(tmp_path):
     ours = trainer()
-    checkpoints.Checkpoints(tmp_path, ours).restore()
+    checkpoints.Checkpoints(tmp_path, ours).restore(tmp_path)
     assert int(ours.step) == 0
     with pytest.raises(FileNotFoundError, match="no config.json"):
         checkpoints.load_model(tmp_path)
@@ -85,19 +86,73 @@ def test_nothing_to_restore(tmp_path):
         checkpoints.load_model(tmp_path)
 
 
-def test_damaged_list_of_checkpoints_is_not_taken_for_none(copy):
+def test_damaged_list_of_checkpoints_matters_not(copy):
     replace(copy / "checkpoints/checkpoint", b"\x00garbage")
-    with pytest.raises(ValueError, match="checkpoints/checkpoint is damaged"):
-        checkpoints.Checkpoints(copy, trainer()).restore()
+    again = trainer()
+    checkpoints.Checkpoints(copy, again).restore(copy)
+    assert int(again.step) == 7
 
 
-def test_truncated_checkpoint(copy):
-    data = copy / "checkpoints/ckpt-7.data-00000-of-00001"
-    replace(data, data.read_bytes()[:1000])
+def truncate(path):
+    replace(path, path.read_bytes()[:1000])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    replace(path, bytes(data))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit])
+@pytest.mark.parametrize("name", ["ckpt-7.data-00000-of-00001", "ckpt-7.index"])
+def test_damaged_checkpoint(copy, damage, name):
+    damage(copy / "checkpoints" / name)
     with pytest.raises(ValueError, match="ckpt-7 is damaged"):
-        checkpoints.Checkpoints(copy, trainer()).restore()
+        checkpoints.Checkpoints(copy, trainer()).restore(copy)
     with pytest.raises(ValueError, match="ckpt-7 is damaged"):
         checkpoints.load_model(copy)
+
+
+def test_goes_on_from_the_one_before_a_damaged_checkpoint(tmp_path, saved, capsys):
+    path, ours = saved
+    shutil.copytree(path, tmp_path, dirs_exist_ok=True)
+    later = trainer()
+    kept = checkpoints.Checkpoints(tmp_path, later)
+    kept.restore(tmp_path)
+    later.step.assign(9)
+    later.model.weights[0].assign(tf.ones_like(later.model.weights[0]))
+    kept.save()
+    flip_a_bit(tmp_path / "checkpoints/ckpt-9.data-00000-of-00001")
+
+    again = trainer()
+    kept = checkpoints.Checkpoints(tmp_path, again)
+    kept.restore(tmp_path)
+    assert (int(again.step), kept.step) == (7, 7)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "ckpt-9 is damaged" in error and "step 7" in error
+    np.testing.assert_array_equal(again.model.weights[0], ours.model.weights[0])
+    np.testing.assert_array_equal(checkpoints.load_model(tmp_path).weights[0], ours.model.weights[0])
+    again.step.assign(9)
+    kept.save()  # In its place.
+    checkpoints.Checkpoints(tmp_path, later).restore(tmp_path)
+    assert int(later.step) == 9
+
+
+def test_checkpoint_half_written_is_none(copy):
+    """The index comes last."""
+    (copy / "checkpoints/ckpt-9.data-00000-of-00001").write_bytes(b"half")
+    again = trainer()
+    checkpoints.Checkpoints(copy, again).restore(copy)
+    assert int(again.step) == 7
+
+
+def test_lock(tmp_path):
+    with checkpoints.lock(tmp_path / "run"):
+        with pytest.raises(BlockingIOError, match="another process"):
+            with checkpoints.lock(tmp_path / "run"):
+                pass
+    with checkpoints.lock(tmp_path / "run"):
+        pass
 
 
 def test_checkpoint_of_another_network(copy):

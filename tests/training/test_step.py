@@ -192,7 +192,62 @@ def test_bfloat16_has_no_loss_scale():
 
 def test_divergence_is_an_error():
     ours = trainer()
-    ours.model.get_layer("logits").bias.assign(np.full(4, np.nan))
     ours.train_step(IMAGES, WHICH, LABELS)
-    with pytest.raises(FloatingPointError, match="step 1.*learning_rate"):
+    ours.model.get_layer("logits").bias.assign(np.full(4, np.nan))
+    for _ in range(2):
+        ours.train_step(IMAGES, WHICH, LABELS)
+    with pytest.raises(FloatingPointError, match="NaN at step 2;.*learning_rate"):
         ours.means()
+
+
+def test_divergence_in_float16_is_told_from_a_skipped_step():
+    half = under("mixed_float16", lambda: trainer(small_network()))
+    half.model.get_layer("conv").kernel.assign(np.full_like(half.model.get_layer("conv").kernel, np.nan))
+    half.train_step(IMAGES, WHICH, LABELS)
+    half.means()
+    for _ in range(15):
+        half.train_step(IMAGES, WHICH, LABELS)
+    with pytest.raises(FloatingPointError, match="16 of 16 steps were skipped.*float32"):
+        half.means()
+
+
+@pytest.fixture
+def eagerly():
+    """Without tracing, which for these networks takes longer than a few steps."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+PAPERS = ("baseline", "alexnet", "googlenet", "resnet20")
+
+
+def without_dropout(name):
+    keras.utils.set_random_seed(1)
+    model = models.build(name, **models.FOR_TRAINING.get(name, {}))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    return model
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_16_bits_agree_with_float32(eagerly, name):
+    def losses(precision):
+        ours = under(precision, lambda: trainer(without_dropout(name), learning_rate=0.01))
+        compute = {"float32": "float32", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}[precision]
+        assert {weight.dtype for weight in ours.model.trainable_weights} == {"float32"}
+        convolutions = [layer for layer in ours.model.layers if isinstance(layer, keras.layers.Conv2D)]
+        assert {layer.compute_dtype for layer in convolutions} == {compute}
+        assert {output.dtype for output in ours.model.outputs} == {"float32"}
+        result = []
+        for _ in range(2):
+            ours.reset_means()
+            ours.train_step(IMAGES[:2], WHICH[:2], LABELS[:2])
+            result.append(ours.means()["loss"])
+        assert int(ours.skipped) == 0
+        return result
+
+    expected = losses("float32")
+    assert losses("mixed_float16") == pytest.approx(expected, rel=0.02)
+    assert losses("mixed_bfloat16") == pytest.approx(expected, rel=0.05)

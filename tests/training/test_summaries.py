@@ -14,6 +14,7 @@ import urllib.request
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
 
 from training import summaries
 
@@ -120,9 +121,56 @@ def test_metrics_goes_on_after_the_last_step_that_was_saved(tmp_path):
     for step in (10, 20, 30):
         metrics.append(step=step, epoch=1, loss=step / 7)
     whole = path.read_bytes()
+    with path.open("a") as file:
+        file.write("40,1,0.05,5.2")  # A run killed while it wrote.
     metrics = summaries.Metrics(path, 20)
     assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
     metrics.append(step=30, epoch=1, loss=30 / 7)
     assert path.read_bytes() == whole
     with path.open(newline="") as file:
         assert [float(row["loss"]) for row in csv.DictReader(file)] == [10 / 7, 20 / 7, 30 / 7]
+
+
+def test_metrics_forgets_a_validation_that_is_to_be_done_again(tmp_path):
+    path = tmp_path / "metrics.csv"
+    metrics = summaries.Metrics(path, 0)
+    for step in (10, 20):
+        metrics.append(step=step, epoch=step // 10, loss=1.5)
+        metrics.append(step=step, epoch=step // 10, validation_loss=2.5)
+    whole = path.read_bytes()
+    summaries.Metrics(path, 20)
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:-1])
+
+
+@pytest.mark.parametrize("content", ["", "step,loss\n1,2\n", ",".join(summaries.FIELDS) + "\nten,1,,,,,,,,\n", "\0"])
+def test_damaged_metrics(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="metrics.csv is damaged"):
+        summaries.Metrics(path, 20)
+    assert path.read_text() == content
+
+
+def events(folder):
+    """(step, tag) of all events of a writer, in order of the files' names."""
+    records = tf.data.TFRecordDataset([str(path) for path in sorted(folder.glob("events*"))]).as_numpy_iterator()
+    found = [event_pb2.Event.FromString(record) for record in records]
+    return [(event.step, value.tag) for event in found for value in event.summary.value]
+
+
+def test_tensorboard_goes_on_after_the_last_step_that_was_saved(tmp_path):
+    board = summaries.TensorBoard(tmp_path, 0)
+    for step in (10, 20, 30):
+        board.scalars("train", step, loss=1.0)
+        board.scalars("validation", step, top_1=0.5)
+    board.flush()
+    (file,) = (tmp_path / "train").iterdir()
+    file.write_bytes(file.read_bytes()[:-5])  # A run killed while it wrote.
+    board = summaries.TensorBoard(tmp_path, 20)
+    board.scalars("validation", 20, top_1=0.5)
+    board.scalars("train", 30, loss=1.0)
+    board.flush()
+    assert events(tmp_path / "train") == [(10, "loss"), (20, "loss"), (30, "loss")]
+    assert events(tmp_path / "validation") == [(10, "top_1"), (20, "top_1")]
+    summaries.TensorBoard(tmp_path, 0).flush()
+    assert events(tmp_path / "train") == []
