@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -98,6 +99,7 @@ class Checkpoints:
         )
         weights = tf.train.Checkpoint(model=trainer.model)
         folder = run_dir / "checkpoints"
+        _clear(folder)
         self._newest = tf.train.CheckpointManager(everything, str(folder), MAX_TO_KEEP)
         self._cycles = tf.train.CheckpointManager(weights, str(folder / "cycles"), None, checkpoint_name="cycle")
         self._saved = time.monotonic()
@@ -177,11 +179,21 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
     return False
 
 
+def _clear(folder: pathlib.Path) -> None:
+    """Removes what was not written to its end."""
+    for temporary in [*folder.rglob("*_temp*")]:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for data in folder.rglob("*.data-*"):
+        if not data.with_name(f"{data.name.partition('.data-')[0]}.index").exists():
+            data.unlink()
+
+
 @contextlib.contextmanager
 def _writing(folder: str) -> Iterator[None]:
     """Turns what TensorFlow raises of a full disk, which it calls an exhausted resource, into an OSError."""
     try:
         yield
     except tf.errors.OpError as error:
+        _clear(pathlib.Path(folder))
         remedy = "make room, or mend it, and start the same command again: it goes on from the last checkpoint"
         raise OSError(f"cannot write to {folder} ({error.message}): {remedy}") from error

@@ -140,10 +140,12 @@ def test_goes_on_from_the_one_before_a_damaged_checkpoint(tmp_path, saved, capsy
 
 def test_checkpoint_half_written_is_none(copy):
     """The index comes last."""
-    (copy / "checkpoints/ckpt-9.data-00000-of-00001").write_bytes(b"half")
+    half = copy / "checkpoints/ckpt-9.data-00000-of-00001"
+    half.write_bytes(b"half")
     again = trainer()
     checkpoints.Checkpoints(copy, again).restore(copy)
     assert int(again.step) == 7
+    assert not half.exists()
 
 
 def test_lock(tmp_path):
