@@ -13,10 +13,12 @@ import json
 import os
 import pathlib
 import sys
+import textwrap
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
@@ -59,7 +61,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.linewidth": 1.0,
-    "lines.markersize": 4,
+    "lines.markersize": 3.5,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 300,
     "svg.hashsalt": "tiny-imagenet-cnns",  # The same figure is the same bytes.
@@ -68,7 +70,8 @@ STYLE = {
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
 MARKERS = "osD^vPX<>"
 LINES = ("-", "--", ":", "-.")
-SMOOTHING = 0.95
+MARK_EVERY = 0.12  # Of the axes' diagonal.
+SMOOTHING = 0.9
 SHOWN = 24
 LISTED = 50
 
@@ -107,7 +110,7 @@ class Run:
 
     @property
     def progress(self) -> str:
-        return f"{self.epochs_done} of {self.config['num_epochs']} epochs{'' if self.finished else ', not finished'}"
+        return f"{self.epochs_done} of {self.config['num_epochs']}"
 
     @property
     def paper(self) -> Paper:
@@ -116,7 +119,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        return self.name if self.finished else f"{self.name} ({self.progress})"
+        return self.name if self.finished else f"{self.name} ({self.progress} epochs)"
 
     def training_top_1(self) -> float:
         """The mean over the steps of the last finished epoch, as a fraction.
@@ -209,22 +212,23 @@ def find_runs(patterns: list[str]) -> list[Run]:
     Raises:
       FileNotFoundError: if there is none.
     """
-    paths = []
+    paths = {}
     for pattern in map(os.path.expanduser, patterns):
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
         if not matches:
             raise FileNotFoundError(f"{pattern} is no run: there is no such directory")
-        paths += [path for match in matches if (path := pathlib.Path(match).resolve()).is_dir()]
+        paths |= {os.path.realpath(match): pathlib.Path(match) for match in matches if os.path.isdir(match)}
     with_config = []
-    for path in dict.fromkeys(paths):
+    for path in paths.values():
         if (path / "config.json").exists():
             with_config.append(path)
         else:
             print(f"report.py: {path} holds no config.json: it is left out", file=sys.stderr)
     if not with_config:
         raise FileNotFoundError(f"--runs={','.join(patterns)}: no directory there holds a run")
-    names = [path.name for path in with_config]
-    runs = [read_run(path, path.name if names.count(path.name) == 1 else str(path)) for path in with_config]
+    names = [path.resolve().name for path in with_config]
+    unique = [name if names.count(name) == 1 else str(path) for name, path in zip(names, with_config, strict=True)]
+    runs = [read_run(path, name) for path, name in zip(with_config, unique, strict=True)]
     return sorted(runs, key=lambda run: (list(models.REGISTRY).index(run.network), run.name))
 
 
@@ -274,7 +278,7 @@ def table_3(runs: list[Run]) -> list[dict]:
             {
                 "run": run.name,
                 "network": run.network,
-                "epochs": f"{run.epochs_done} of {run.config['num_epochs']}",
+                "epochs": run.progress,
                 "training top-1": training_top_1,
                 "the paper's training": paper.training_top_1,
                 "training difference": difference(training_top_1, paper.training_top_1),
@@ -352,7 +356,7 @@ def compression(runs: list[Run]) -> list[dict]:
                     "bytes": result["bytes"],
                     "top-1": 100 * float(result["top_1"]),
                     "accuracy lost": lost,
-                    "note": "" if run.finished else run.progress,
+                    "note": "" if run.finished else f"not finished: {run.progress} epochs",
                 }
             )
     return rows
@@ -369,17 +373,22 @@ def style(run: Run, runs: list[Run]) -> dict:
     }
 
 
-def axes_of(xlabel: str, ylabel: str):
+def axes_of(xlabel: str, ylabel: str) -> Axes:
     """The axes of a new figure, one column wide."""
-    axes = Figure(figsize=(COLUMN, 2.6)).subplots()
+    axes = Figure().subplots()
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     return axes
 
 
-def sparse(values: np.ndarray) -> int:
-    """Between how many of a line's points to put a marker, so that it has about ten."""
-    return max(1, len(values) // 10)
+def legend(axes: Axes) -> Figure:
+    """Puts the legend below the axes, in a figure as high as it needs."""
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, labels), default=0) <= 22 else 1
+    lines = sum(1 + label.count("\n") for label in labels) / columns
+    axes.figure.set_size_inches(COLUMN, 2.3 + 0.15 * lines)
+    axes.figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+    return axes.figure
 
 
 def figure_5(runs: list[Run]) -> Figure:
@@ -391,12 +400,12 @@ def figure_5(runs: list[Run]) -> Figure:
         groups.setdefault(tuple(map(run.config.get, keys)), []).append(run)
     for group in groups.values():
         longest = max(group, key=lambda run: run.training["step"].max(initial=0))
-        steps, names = longest.training["step"], ", ".join(run.name for run in group)
+        names = textwrap.fill(", ".join(run.name for run in group), 50)
         look = style(longest, runs) if len(group) == 1 else {"color": "0.3", "marker": "", "linestyle": "-"}
-        axes.plot(steps, longest.training["learning_rate"], label=names, markevery=sparse(steps), **look)
+        rates = longest.training["learning_rate"]
+        axes.plot(longest.training["step"], rates, label=names, markevery=MARK_EVERY, **look)
     axes.set_ylim(bottom=0)
-    axes.figure.legend(loc="outside lower center", frameon=False)
-    return axes.figure
+    return legend(axes)
 
 
 def figure_6(runs: list[Run]) -> Figure:
@@ -404,17 +413,18 @@ def figure_6(runs: list[Run]) -> Figure:
     axes = axes_of("epoch", "validation top-1 (%)")
     for run in runs:
         epochs, top_1 = run.validation["epoch"], 100 * run.validation["validation_top_1"]
-        axes.plot(epochs, top_1, label=run.label, markevery=sparse(epochs), **style(run, runs))
+        axes.plot(epochs, top_1, label=run.label, markevery=max(1, len(epochs) // 10), **style(run, runs))
     stars = {run.network: run for run in runs if run.paper.validation_top_1}
     for run in stars.values():
         look = {"markerfacecolor": "white", "markeredgecolor": style(run, runs)["color"], "clip_on": False}
         axes.plot(PAPER_EPOCHS, run.paper.validation_top_1, "*", markersize=8, **look)
     if stars:
-        axes.plot([], [], "*", label="the paper's end points", markerfacecolor="white", markeredgecolor="0.3")
+        axes.plot(
+            [], [], "*", markersize=8, label="the paper's end points", markerfacecolor="white", markeredgecolor="0.3"
+        )
     axes.set_ylim(bottom=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return axes.figure
+    return legend(axes)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -434,9 +444,8 @@ def figure_7(runs: list[Run]) -> Figure:
         steps, loss = run.training["step"][known], run.training["loss"][known]
         look = style(run, runs)
         axes.plot(steps, loss, color=look["color"], linewidth=0.4, alpha=0.35)
-        axes.plot(steps, smooth(loss), label=run.label, markevery=sparse(steps), **look)
-    axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return axes.figure
+        axes.plot(steps, smooth(loss), label=run.label, markevery=MARK_EVERY, **look)
+    return legend(axes)
 
 
 def write_comparison(runs: list[Run], out: pathlib.Path) -> None:
