@@ -398,10 +398,10 @@ def figure_5(runs: list[Run]) -> Figure:
     for run in runs:
         keys = ("dataset", "learning_rate", "batch_size", "num_epochs", "num_cycles")
         groups.setdefault(tuple(map(run.config.get, keys)), []).append(run)
-    for group in groups.values():
+    for number, group in enumerate(groups.values()):
         longest = max(group, key=lambda run: run.training["step"].max(initial=0))
         names = textwrap.fill(", ".join(run.name for run in group), 50)
-        look = style(longest, runs) if len(group) == 1 else {"color": "0.3", "marker": "", "linestyle": "-"}
+        look = style(longest, runs) if len(group) == 1 else {"color": "0.3", "linestyle": LINES[number % len(LINES)]}
         rates = longest.training["learning_rate"]
         axes.plot(longest.training["step"], rates, label=names, markevery=MARK_EVERY, **look)
     axes.set_ylim(bottom=0)
