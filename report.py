@@ -496,7 +496,7 @@ def detail_table(detail: np.ndarray, right: np.ndarray, ambiguous: np.ndarray, l
     Args:
       detail: (N,) floats; see `mistakes.detail`.
       right: (N,) bools, whether the answer is the label.
-      ambiguous: (N,) bools, whether the label is likely ambiguous.
+      ambiguous: (N,) bools, whether the label may be ambiguous.
       labels: (N,) ints.
     """
 
@@ -604,9 +604,9 @@ def write_mistakes(
     ambiguous = mistakes.ambiguous(ten_crop, labels)
     write_images("ambiguous", "ambiguous", ambiguous, ten_crop, mistakes.confident_classes(ten_crop, labels))
     is_ambiguous = np.isin(np.arange(len(labels)), ambiguous)
-    note = "Top-1 and likely ambiguous labels in percent; detail is the variance of the Laplacian."
+    note = "Top-1 and possibly ambiguous labels in percent; detail is the variance of the Laplacian."
     write_table(out, "detail", detail_table(details, answers == labels, is_ambiguous, labels), note)
-    print(f"{len(wrong_images):,} of {len(labels):,} wrong; {len(ambiguous):,} labels likely ambiguous")
+    print(f"{len(wrong_images):,} of {len(labels):,} wrong; {len(ambiguous):,} labels possibly ambiguous")
 
 
 def main(_) -> None:

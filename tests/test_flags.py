@@ -47,7 +47,7 @@ WRONG = [
     ("evaluate", ["--run_dir=run", "--split=train+test"], "split"),
     ("evaluate", ["--run_dir=run", "--split=test"], "--predictions"),
     ("evaluate", ["--saved_model=model", "--ten_crop"], "--run_dir"),
-    ("report", [], "--runs"),
+    ("report", [], "runs"),
     ("report", ["runs/a", "runs/b"], "runs"),
     ("report", ["--runs=runs/*", "--mistakes=run"], "mistakes"),
 ]
@@ -106,8 +106,8 @@ def test_right_flags_are_taken(run):
     ],
 )
 def test_runs_to_report(run, given, runs):
-    code = "import json, flags; flags.define_report_flags(); "
-    code += "flags.run(lambda _: print(json.dumps([flags.FLAGS.runs, flags.FLAGS.out])))"
+    code = "import json, flags, sys; flags.define_report_flags(); flags._parse(sys.argv); "
+    code += "print(json.dumps([flags.FLAGS.runs, flags.FLAGS.out]))"
     result = run(code, *given)
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout) == [runs, "results/"]

@@ -8,6 +8,7 @@ trained on, and labels are (N,) ints.
 import numpy as np
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG.
+MARGIN = -0.5
 CHUNK = 500
 
 
@@ -67,11 +68,14 @@ def confident_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarr
 def ambiguous(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The images confidently of a class other than their label, the lowest margin first: indices, int64.
 
-    Their labels are wrong, or one of several that would do, or the network is misled: someone has to look.
+    Their labels may be wrong, or one of several that would do, or the network is misled: someone has to look. Confident
+    learning alone expects a network that is mostly right. The thresholds of one that is right on a quarter of images
+    are so low that it finds most labels wanting, so the margin must also be below -0.5: over half of the probability is
+    on another class.
     """
-    confident = confident_classes(probabilities, labels)
-    found = np.flatnonzero((confident >= 0) & (confident != labels))
-    return found[np.argsort(margins(probabilities, labels)[found], kind="stable")]
+    confident, margin = confident_classes(probabilities, labels), margins(probabilities, labels)
+    found = np.flatnonzero((confident >= 0) & (confident != labels) & (margin < MARGIN))
+    return found[np.argsort(margin[found], kind="stable")]
 
 
 def detail(images: np.ndarray) -> np.ndarray:

@@ -54,6 +54,11 @@ def test_margins():
 
 def test_confident_classes_are_over_their_thresholds():
     assert mistakes.confident_classes(PROBABILITIES, LABELS).tolist() == [0, 0, 1, 0, 2, -1, 1]
+
+
+def test_ambiguous_labels_have_a_low_margin_too(monkeypatch):
+    assert mistakes.ambiguous(PROBABILITIES, LABELS).tolist() == [6]
+    monkeypatch.setattr(mistakes, "MARGIN", 0)
     assert mistakes.ambiguous(PROBABILITIES, LABELS).tolist() == [6, 3]
 
 
