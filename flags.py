@@ -1,4 +1,4 @@
-"""Every flag of train.py and evaluate.py, and how a user's mistake is told. The paper's values are the defaults."""
+"""Every flag of the programs, and how a user's mistake is told. The paper's values are the defaults."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ MOMENTUM = {"baseline": 0.0, "alexnet": 0.0, "googlenet": 0.9, "resnet20": 0.9}
 
 
 DATASETS = ("full", "synthetic")
-PATHS = ("archive", "data_dir", "output", "predictions", "run_dir", "saved_model")
+PATHS = ("archive", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model")
 
 
 def define_data_flags() -> None:
@@ -88,6 +88,16 @@ def define_evaluate_flags() -> None:
     _check_all(["ten_crop", "saved_model"], lambda v: not (v["ten_crop"] and v["saved_model"]), "needs --run_dir")
 
 
+def define_report_flags() -> None:
+    """The flags of report.py."""
+    define_data_flags()
+    flags.DEFINE_list("runs", None, "The run directories to compare: patterns, separated by commas or spaces.")
+    flags.DEFINE_string("mistakes", None, "The run whose mistakes on validation to analyse, instead of a comparison.")
+    flags.DEFINE_string("out", None, "Folder to write to; by default results, or mistakes in the run's own.")
+
+    flags.mark_flags_as_mutual_exclusive(["runs", "mistakes"], required=True)
+
+
 def _check(name: str, valid: Callable[[float], bool], message: str) -> None:
     flags.register_validator(name, valid, f"--{name} {message}")
 
@@ -99,12 +109,15 @@ def _check_all(names: list[str], valid: Callable[[dict], bool], message: str) ->
 def _parse(argv: list[str]) -> list[str]:
     program = pathlib.Path(argv[0]).name
     try:
+        FLAGS.set_gnu_getopt(True)  # Where the shell has expanded --runs, flags may follow its directories.
         extra = FLAGS(argv)[1:]
     except flags.Error as error:
         message = " ".join(str(error).split())
         print(f"{program}: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
-    if extra:
+    if extra and "runs" in FLAGS and FLAGS.runs:
+        FLAGS.runs += extra
+    elif extra:
         print(f"{program}: {extra[0]!r} is not a flag (see --help)", file=sys.stderr)
         sys.exit(2)
     for name in PATHS:

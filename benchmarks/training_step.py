@@ -20,6 +20,7 @@ from absl import flags
 
 import models
 from flags import FLAGS, NETWORKS, run
+from models import cost
 from tiny_imagenet import crops
 from training import step
 
@@ -34,11 +35,7 @@ flags.DEFINE_integer("rounds", 3, "Rounds, of which the fastest counts.", lower_
 
 def multiply_adds(model: keras.Model) -> int:
     """Of a training step, for each image: the convolutions' and dense layers', forward and backward."""
-    counts = []
-    for layer in model.layers:
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-            places = layer.output.shape[1:-1]  # A kernel is used once at each; () for a dense layer.
-            counts.append(int(np.prod(layer.kernel.shape)) * int(np.prod(places)))
+    counts = cost.multiply_adds(model)
     # Backward are two products as large as forward's one, but the first layer's input has no gradient.
     return 3 * sum(counts) - counts[0]
 
@@ -107,7 +104,7 @@ def main(_) -> None:
     # A rate at which no network diverges, as NaN and denormal numbers have speeds of their own.
     settings = dict(learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, clip_norm=10.0)
     model, steps = tensorflow_step(settings, batch)
-    parameters = sum(weight.shape.num_elements() for weight in model.trainable_weights)
+    parameters = cost.parameters(model)
     contenders = {"TensorFlow": steps}
     if importlib.util.find_spec("torch"):
         contenders |= pytorch_steps(settings, batch, parameters)

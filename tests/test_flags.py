@@ -40,12 +40,16 @@ WRONG_IN_TRAIN = [
 WRONG = [
     *(("train", ["--model=baseline", flag], word) for flag, word in WRONG_IN_BOTH + WRONG_IN_TRAIN),
     *(("evaluate", ["--run_dir=run", flag], word) for flag, word in WRONG_IN_BOTH),
+    *(("report", ["--mistakes=run", flag], word) for flag, word in WRONG_IN_BOTH),
     ("train", [], "--model"),
     ("evaluate", [], "run_dir"),
     ("evaluate", ["--run_dir=run", "--saved_model=model"], "saved_model"),
     ("evaluate", ["--run_dir=run", "--split=train+test"], "split"),
     ("evaluate", ["--run_dir=run", "--split=test"], "--predictions"),
     ("evaluate", ["--saved_model=model", "--ten_crop"], "--run_dir"),
+    ("report", [], "runs"),
+    ("report", ["runs/a", "runs/b"], "runs"),
+    ("report", ["--runs=runs/*", "--mistakes=run"], "mistakes"),
 ]
 
 
@@ -93,9 +97,25 @@ def test_right_flags_are_taken(run):
     assert given.items() >= {"split": "test", "predictions": "-", "run_dir": None}.items()
 
 
+@pytest.mark.parametrize(
+    "given, runs",
+    [
+        (["--runs=runs/*", "--out=results/"], ["runs/*"]),
+        (["--runs", "runs/a", "runs/b", "--out=results/"], ["runs/a", "runs/b"]),  # As the shell expands a pattern.
+        (["--out=results/", "--runs=runs/a,runs/b", "runs/c"], ["runs/a", "runs/b", "runs/c"]),
+    ],
+)
+def test_runs_to_report(run, given, runs):
+    code = "import json, flags, sys; flags.define_report_flags(); flags._parse(sys.argv); "
+    code += "print(json.dumps([flags.FLAGS.runs, flags.FLAGS.out]))"
+    result = run(code, *given)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == [runs, "results/"]
+
+
 def test_help(run_scripts):
     """It lists each flag of the program, and exits as absl's does."""
-    train, evaluate = run_scripts([["train.py", "--help"], ["evaluate.py", "--help"]])
+    train, evaluate, report = run_scripts([[f"{name}.py", "--help"] for name in ("train", "evaluate", "report")])
     data = {"dataset", "data_dir", "archive"}
     names = "model learning_rate batch_size num_epochs num_cycles momentum weight_decay clip_norm precision seed"
     names += " run_dir resume log_every checkpoint_minutes export_only"
@@ -104,6 +124,7 @@ def test_help(run_scripts):
     names = "run_dir saved_model split ten_crop predictions batch_size output"
     assert listed(evaluate) >= {*names.split(), *data}
     assert "learning_rate" not in listed(evaluate)
+    assert listed(report) >= {"runs", "mistakes", "out", "data_dir", "archive"}
 
 
 def listed(result):

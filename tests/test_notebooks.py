@@ -14,7 +14,7 @@ from tiny_imagenet import synthetic
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-PROJECT = ("tiny_imagenet", "models", "training", "flags", "train", "evaluate")
+PROJECT = ("tiny_imagenet", "models", "training", "flags", "train", "evaluate", "report")
 WORDS = {" ".join(cls) for cls in synthetic.CLASSES}
 
 
@@ -114,4 +114,9 @@ def test_data_and_mistakes(synthetic_run, synthetic_data_dir, tmp_path):
     assert len(rows) == 10
     assert len({word for best, _, worst, _ in rows for word in (best, worst)} & WORDS) == 20
     assert all(float(best) >= float(worst) for _, best, _, worst in rows)
-    assert figures(notebook) == 4
+    assert len(re.findall(r"^ +\d+ times: .+ and .+$", text, re.MULTILINE)) == 10
+    found = int(re.search(r"^([\d,]+) of 1,000 labels are possibly ambiguous$", text, re.MULTILINE)[1])
+    fifths = re.findall(r"^fifth \d.*? +([\d.]+) +([\d.]+)$", text, re.MULTILINE)
+    for column in zip(*fifths, strict=True):  # Each fifth has as many images.
+        assert sum(map(float, column)) / 5 == pytest.approx(100 * scores["top_1"], abs=0.01)
+    assert figures(notebook) == 5 + (found > 0)

@@ -38,9 +38,9 @@ def read_config(run_dir: pathlib.Path) -> dict:
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): put it back, or give another --run_dir") from error
+        raise ValueError(f"{path} is damaged ({error}): put it back, or name another run") from error
     if not isinstance(config, dict) or config.get("model") not in models.REGISTRY or "dataset" not in config:
-        raise ValueError(f"{path} names no model or no dataset: put it back, or give another --run_dir")
+        raise ValueError(f"{path} names no model or no dataset: put it back, or name another run")
     return config
 
 
