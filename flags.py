@@ -11,10 +11,19 @@ from absl import app, flags, logging
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # So that --help lists a flag with the program that defines it.
 
-NETWORKS = ("baseline", "alexnet", "googlenet", "resnet20")
-
 # The paper gives its momentum, 0.9, for ResNet-20 alone. At its learning rate the first two do worse by it.
-MOMENTUM = {"baseline": 0.0, "alexnet": 0.0, "googlenet": 0.9, "resnet20": 0.9}
+MOMENTUM = {
+    "baseline": 0.0,
+    "alexnet": 0.0,
+    "googlenet": 0.9,
+    "resnet20": 0.9,
+    "plain20": 0.9,
+    "squeezenet": 0.9,
+    "squeezenet_simple_bypass": 0.9,
+    "squeezenet_complex_bypass": 0.9,
+    "vgg16": 0.9,
+}
+NETWORKS = tuple(MOMENTUM)
 
 
 DATASETS = ("full", "synthetic")
