@@ -37,7 +37,7 @@ def main(_) -> None:
         model = checkpoints.load_model(run_dir)
         print(f"exporting to {run_dir}", flush=True)
         dataset = checkpoints.read_config(run_dir)["dataset"]
-        export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir)
+        export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir, FLAGS.tflite)
         return
     config = configuration()
     checkpoints.check_config(run_dir, config, FLAGS.resume)
@@ -132,7 +132,7 @@ def main(_) -> None:
         scores = evaluation.score(classify, validation)
     progress.say(f"trained for {datetime.timedelta(seconds=round(float(saved.seconds)))}; exporting to {run_dir}")
     checkpoints.write_json(run_dir / "evaluation.json", evaluation.result(scores, "validation", validation))
-    export.export(model, data, run_dir)
+    export.export(model, data, run_dir, FLAGS.tflite)
 
 
 if __name__ == "__main__":

@@ -118,9 +118,31 @@ def load_model(run_dir: pathlib.Path) -> keras.Model:
     if path is None:
         raise FileNotFoundError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
     model = models.build(name, **models.FOR_TRAINING.get(name, {}))
+    load_weights(model, path)
+    return model
+
+
+def load_weights(model: keras.Model, path: str) -> None:
+    """Gives a network the weights of one checkpoint.
+
+    Raises:
+      ValueError: if it is damaged, or another network's.
+    """
     with _telling(path):
         tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
-    return model
+
+
+def last_cycles(run_dir: pathlib.Path, count: int) -> list[str]:
+    """The checkpoints of the end of a run's last learning-rate cycles, the oldest first.
+
+    Raises:
+      ValueError: if the run has fewer.
+    """
+    paths = [path.with_suffix("") for path in (run_dir / "checkpoints/cycles").glob("cycle-*.index")]
+    paths.sort(key=lambda path: int(path.name.removeprefix("cycle-")))
+    if count > len(paths):
+        raise ValueError(f"{run_dir} holds the ends of {len(paths)} cycles: --snapshots={count} is more")
+    return [str(path) for path in paths[-count:]]
 
 
 def _newest(folder: pathlib.Path) -> str | None:
