@@ -1,4 +1,4 @@
-"""Scores a run or a SavedModel on Tiny ImageNet: python evaluate.py --run_dir=runs/googlenet"""
+"""Scores a run, a SavedModel or a TFLite file on Tiny ImageNet: python evaluate.py --run_dir=runs/googlenet"""
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
@@ -6,12 +6,13 @@ import pathlib
 import re
 import sys
 
+import numpy as np
 import tensorflow as tf
 
 import flags
 from flags import FLAGS
 from tiny_imagenet import input_pipeline
-from training import checkpoints, evaluation
+from training import checkpoints, evaluation, tflite
 
 
 flags.define_evaluate_flags()
@@ -42,8 +43,11 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
 
 
 def main(_) -> None:
-    weights = pathlib.Path(FLAGS.run_dir or FLAGS.saved_model)
-    output = pathlib.Path(FLAGS.output or (weights if FLAGS.run_dir else weights.parent) / "evaluation.json")
+    weights = pathlib.Path(FLAGS.run_dir or FLAGS.saved_model or FLAGS.tflite)
+    folder = weights if FLAGS.run_dir else weights.parent
+    output = pathlib.Path(
+        FLAGS.output or folder / (f"evaluation_{weights.stem}.json" if FLAGS.tflite else "evaluation.json")
+    )
     for path in (output, pathlib.Path(FLAGS.predictions or "-")):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent} is no folder: {path.name} cannot be written there")
@@ -51,18 +55,36 @@ def main(_) -> None:
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits[FLAGS.split]
     if FLAGS.run_dir:
-        classify = evaluation.classifier(checkpoints.load_model(weights), data.mean_image, FLAGS.ten_crop)
+        snapshots = checkpoints.last_cycles(weights, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
+        model = checkpoints.load_model(weights)
+        classify = evaluation.classifier(model, data.mean_image, FLAGS.ten_crop)
     else:
-        classify = saved_model_classifier(weights)
-    probabilities = evaluation.predict(classify, split, FLAGS.batch_size)
+        classify = tflite.classifier(weights) if FLAGS.tflite else saved_model_classifier(weights)
+    if FLAGS.snapshots > 1:
+        probabilities = np.zeros((len(split), len(data.wnids)), np.float32)
+        for path in snapshots:
+            checkpoints.load_weights(model, path)
+            probabilities += evaluation.predict(classify, split, FLAGS.batch_size) / FLAGS.snapshots
+    else:
+        probabilities = evaluation.predict(classify, split, FLAGS.batch_size)
 
     if FLAGS.split != "test":
         scores = evaluation.accuracy(probabilities, split.labels)
+        result = evaluation.result(scores, FLAGS.split, split, FLAGS.ten_crop, FLAGS.snapshots)
+        columns = {
+            "split": FLAGS.split,
+            "images": len(split),
+            "crops": 10 if FLAGS.ten_crop else 1,
+            "snapshots": FLAGS.snapshots,
+            "top-1": f"{scores['top_1']:.2%}",
+            "top-5": f"{scores['top_5']:.2%}",
+        }
+        if FLAGS.tflite:
+            result["bytes"] = columns["bytes"] = weights.stat().st_size
         table = sys.stderr if FLAGS.predictions == "-" else sys.stdout
-        print(f"{'split':<12}{'images':>8}{'crops':>7}{'top-1':>9}{'top-5':>9}", file=table)
-        views = 10 if FLAGS.ten_crop else 1
-        print(f"{FLAGS.split:<12}{len(split):>8}{views:>7}{scores['top_1']:>9.2%}{scores['top_5']:>9.2%}", file=table)
-        checkpoints.write_json(output, evaluation.result(scores, FLAGS.split, split, FLAGS.ten_crop))
+        print("".join(f"{name:>12}" for name in columns), file=table)
+        print("".join(f"{value:>12}" for value in columns.values()), file=table)
+        checkpoints.write_json(output, result)
     if FLAGS.predictions:
         write_predictions(FLAGS.predictions, split, data.wnids, probabilities.argmax(axis=1))
 

@@ -11,14 +11,23 @@ from absl import app, flags, logging
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # So that --help lists a flag with the program that defines it.
 
-NETWORKS = ("baseline", "alexnet", "googlenet", "resnet20")
-
 # The paper gives its momentum, 0.9, for ResNet-20 alone. At its learning rate the first two do worse by it.
-MOMENTUM = {"baseline": 0.0, "alexnet": 0.0, "googlenet": 0.9, "resnet20": 0.9}
+MOMENTUM = {
+    "baseline": 0.0,
+    "alexnet": 0.0,
+    "googlenet": 0.9,
+    "resnet20": 0.9,
+    "plain20": 0.9,
+    "squeezenet": 0.9,
+    "squeezenet_simple_bypass": 0.9,
+    "squeezenet_complex_bypass": 0.9,
+    "vgg16": 0.9,
+}
+NETWORKS = tuple(MOMENTUM)
 
 
 DATASETS = ("full", "synthetic")
-PATHS = ("archive", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model")
+PATHS = ("archive", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model", "tflite")
 
 
 def define_data_flags() -> None:
@@ -59,6 +68,7 @@ def define_train_flags() -> None:
     )
     flags.DEFINE_bool("sync_batch_norm", True, "Batch statistics over all devices' images, not over each one's.")
     flags.DEFINE_bool("export_only", False, "Export the run's newest checkpoint as it is, and train no further.")
+    flags.DEFINE_bool("tflite", False, "Export TFLite files too, in float32 and in 8 bits; also with --export_only.")
 
     _check("learning_rate", lambda value: 0 < value < float("inf"), "must be positive and finite")
     _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and under 1")
@@ -70,22 +80,31 @@ def define_train_flags() -> None:
 def define_evaluate_flags() -> None:
     """The flags of evaluate.py."""
     define_data_flags()
-    flags.DEFINE_enum("dataset", None, DATASETS, "By default the run's own, or full for a SavedModel.")
+    flags.DEFINE_enum("dataset", None, DATASETS, "By default the run's own, or full without a run.")
     flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint to score.")
     flags.DEFINE_string("saved_model", None, "The SavedModel to score, instead of a run.")
+    flags.DEFINE_string("tflite", None, "The TFLite file to score, instead of a run.")
     flags.DEFINE_enum(
         "split", "validation", ["validation", "test", "train"], "The images to score; test has no labels."
     )
     flags.DEFINE_bool("ten_crop", False, "Average the softmax over the ten crops; only with --run_dir.")
+    flags.DEFINE_integer(
+        "snapshots",
+        1,
+        "Average the softmax over the run's weights at the end of its last M cycles; 1 is the newest checkpoint.",
+        lower_bound=1,
+    )
     flags.DEFINE_string(
         "predictions", None, "File for the challenge's predictions, a line an image; - for the terminal."
     )
     flags.DEFINE_integer("batch_size", 250, "Images a batch; has no bearing on the result.", lower_bound=1)
-    flags.DEFINE_string("output", None, "Where to write the result; by default evaluation.json beside the weights.")
+    result = "evaluation.json beside the weights, or evaluation_NAME.json beside a TFLite file NAME"
+    flags.DEFINE_string("output", None, f"Where to write the result; by default {result}.")
 
-    flags.mark_flags_as_mutual_exclusive(["run_dir", "saved_model"], required=True)
+    flags.mark_flags_as_mutual_exclusive(["run_dir", "saved_model", "tflite"], required=True)
     _check_all(["split", "predictions"], lambda v: v["split"] != "test" or v["predictions"], "test needs --predictions")
-    _check_all(["ten_crop", "saved_model"], lambda v: not (v["ten_crop"] and v["saved_model"]), "needs --run_dir")
+    _check_all(["ten_crop", "run_dir"], lambda v: not v["ten_crop"] or v["run_dir"], "needs --run_dir")
+    _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")
 
 
 def define_report_flags() -> None:
@@ -121,7 +140,7 @@ def _parse(argv: list[str]) -> list[str]:
         print(f"{program}: {extra[0]!r} is not a flag (see --help)", file=sys.stderr)
         sys.exit(2)
     for name in PATHS:
-        if name in FLAGS and FLAGS[name].value:
+        if name in FLAGS and isinstance(FLAGS[name].value, str):  # train.py's --tflite is no path.
             FLAGS[name].value = os.path.expanduser(FLAGS[name].value)
     return argv[:1]
 

@@ -40,7 +40,7 @@ def main(_) -> None:
         print(f"exporting to {run_dir}", flush=True)
         dataset = checkpoints.read_config(run_dir)["dataset"]
         with checkpoints.lock(run_dir):
-            export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir)
+            export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir, FLAGS.tflite)
         return
     config = configuration()
     checkpoints.check_config(run_dir, config, FLAGS.resume)
@@ -167,7 +167,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     if out_dir == run_dir:
         progress.say(f"trained for {datetime.timedelta(seconds=round(float(saved.seconds)))}; exporting to {run_dir}")
         checkpoints.write_json(run_dir / "evaluation.json", evaluation.result(scores, "validation", validation))
-        export.export(model, data, run_dir)
+        export.export(model, data, run_dir, FLAGS.tflite)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ import tensorflow as tf
 from absl import flags
 
 import models
-from flags import FLAGS, NETWORKS, run
+from flags import FLAGS, run
 from models import cost
 from tiny_imagenet import crops
 from training import step
 
+NETWORKS = ("baseline", "alexnet", "googlenet", "resnet20")  # Those of pytorch_models.py.
 SIZE = 2048
 PRODUCTS = 5
 

@@ -1,4 +1,6 @@
-"""The paper's networks by name: what `--model` reads."""
+"""The networks by name: what `--model` reads. The first four are the paper's own."""
+
+import functools
 
 import keras
 
@@ -6,12 +8,19 @@ from models.alexnet import alexnet
 from models.baseline import baseline
 from models.googlenet import googlenet
 from models.resnet20 import resnet20
+from models.squeezenet import squeezenet
+from models.vgg16 import vgg16
 
 REGISTRY = {
     "baseline": baseline,
     "alexnet": alexnet,
     "googlenet": googlenet,
     "resnet20": resnet20,
+    "plain20": functools.partial(resnet20, shortcuts=False),
+    "squeezenet": squeezenet,
+    "squeezenet_simple_bypass": functools.partial(squeezenet, bypass="simple"),
+    "squeezenet_complex_bypass": functools.partial(squeezenet, bypass="complex"),
+    "vgg16": vgg16,
 }
 
 # What a network has in training alone; its first output is still its own logits.

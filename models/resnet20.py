@@ -1,14 +1,21 @@
-"""ResNet-20 of the paper's section 4.1.4."""
+"""ResNet-20 of the paper's section 4.1.4, and the same network without its shortcuts."""
 
 import keras
 from keras import layers
 
 
-def resnet20(num_classes: int = 200) -> keras.Model:
+def resnet20(num_classes: int = 200, shortcuts: bool = True) -> keras.Model:
     """A residual network for 56x56 images: a stem and four stages of two basic blocks; 11,279,112 parameters.
 
     The first block of each wider stage halves the image, 56-28-14-7, and projects its shortcut by a strided 1x1
     convolution with batch normalisation (He et al., arXiv:1512.03385, option B).
+
+    Without its shortcuts it is plain20, the ablation that the paper's section 6 asks for: the same stem and blocks,
+    with nothing added to them and so no projections; 11,105,288 parameters. Its name is then "plain20".
+
+    Args:
+      num_classes: The number of logits.
+      shortcuts: Whether each block's input is added to its output.
 
     Returns:
       A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.
@@ -28,12 +35,13 @@ def resnet20(num_classes: int = 200) -> keras.Model:
 
     def basic_block(x, filters, strides, name):
         shortcut = x
-        if strides != 1:
+        if shortcuts and strides != 1:
             shortcut = conv_bn(x, filters, 1, strides, f"{name}_shortcut")
         x = conv_bn(x, filters, 3, strides, f"{name}_conv1")
         x = layers.ReLU(name=f"{name}_relu1")(x)
         x = conv_bn(x, filters, 3, 1, f"{name}_conv2")
-        x = layers.Add(name=f"{name}_add")([x, shortcut])
+        if shortcuts:
+            x = layers.Add(name=f"{name}_add")([x, shortcut])
         return layers.ReLU(name=name)(x)
 
     inputs = keras.Input((56, 56, 3), name="image")
@@ -44,4 +52,4 @@ def resnet20(num_classes: int = 200) -> keras.Model:
         x = basic_block(x, filters, 1, f"stage{stage}_block2")
     x = layers.GlobalAveragePooling2D(name="average")(x)
     logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
-    return keras.Model(inputs, logits, name="resnet20")
+    return keras.Model(inputs, logits, name="resnet20" if shortcuts else "plain20")

@@ -16,6 +16,7 @@ import models
 from training.step import Trainer
 
 MAX_TO_KEEP = 2
+DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # What TensorFlow raises of such a checkpoint.
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
@@ -149,13 +150,34 @@ def load_model(run_dir: pathlib.Path) -> keras.Model:
     """
     name = read_config(run_dir)["model"]
     model = models.build(name, **models.FOR_TRAINING.get(name, {}))
-
-    def restore(path):
-        tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
-
-    if not _restore_newest(run_dir, restore):
+    if not _restore_newest(run_dir, lambda path: load_weights(model, path)):
         raise FileNotFoundError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
     return model
+
+
+def load_weights(model: keras.Model, path: str) -> None:
+    """Gives a network the weights of one checkpoint.
+
+    Raises:
+      ValueError: if it is damaged, or another network's.
+    """
+    try:
+        tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
+    except DAMAGED as error:
+        raise ValueError(f"checkpoint {path} is damaged, or of another network: give another --run_dir") from error
+
+
+def last_cycles(run_dir: pathlib.Path, count: int) -> list[str]:
+    """The checkpoints of the end of a run's last learning-rate cycles, the oldest first.
+
+    Raises:
+      ValueError: if the run has fewer.
+    """
+    paths = [path.with_suffix("") for path in (run_dir / "checkpoints/cycles").glob("cycle-*.index")]
+    paths.sort(key=lambda path: int(path.name.removeprefix("cycle-")))
+    if count > len(paths):
+        raise ValueError(f"{run_dir} holds the ends of {len(paths)} cycles: --snapshots={count} is more")
+    return [str(path) for path in paths[-count:]]
 
 
 def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> bool:
@@ -164,14 +186,14 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
     TensorFlow's own list, the file `checkpoint`, may be damaged as well, so the checkpoints themselves count. Of each
     the index is written last.
     """
-    indices = (run_dir / "checkpoints").glob("ckpt-*.index")
-    steps = sorted((int(path.stem.removeprefix("ckpt-")) for path in indices), reverse=True)
+    names = [path.stem.removeprefix("ckpt-") for path in (run_dir / "checkpoints").glob("ckpt-*.index")]
+    steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
     for older, step in enumerate(steps, start=1):
         path = run_dir / "checkpoints" / f"ckpt-{step}"
         try:
             restore(str(path))
             return True
-        except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
+        except DAMAGED as error:
             problem = f"checkpoint {path} is damaged, or of another network"
             if older == len(steps):
                 raise ValueError(f"{problem}: give another --run_dir") from error

@@ -62,6 +62,6 @@ def score(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE) -> d
     return accuracy(predict(classify, split, batch_size), split.labels)
 
 
-def result(scores: dict[str, float], name: str, split: Split, ten_crop: bool = False) -> dict:
+def result(scores: dict[str, float], name: str, split: Split, ten_crop: bool = False, snapshots: int = 1) -> dict:
     """What evaluation.json holds: the scores, of which images they are, and how they were had."""
-    return {"split": name, "images": len(split), **scores, "ten_crop": ten_crop, "snapshots": 1}
+    return {"split": name, "images": len(split), **scores, "ten_crop": ten_crop, "snapshots": snapshots}

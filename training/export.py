@@ -1,4 +1,4 @@
-"""The exported model: a SavedModel that is whole, and Keras' own file of the network."""
+"""The exported model: a SavedModel that is whole, Keras' own file of the network, and TFLite's."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ import tensorflow as tf
 import models
 from tiny_imagenet import crops
 from tiny_imagenet.input_pipeline import TinyImageNet
-from training import evaluation
+from training import evaluation, tflite
 
 TOP_K = 5
 
@@ -27,7 +27,7 @@ def inference_model(model: keras.Model) -> keras.Model:
     return keras.Model(copy.input, copy.outputs[0], name=copy.name)
 
 
-def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> None:
+def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_tflite: bool = False) -> None:
     """Writes `saved_model/` and `model.keras` to the run directory, replacing older ones.
 
     The SavedModel takes raw images, and does its own crop, mean and scale. Its signatures are `serving_default`, from
@@ -36,6 +36,8 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> Non
     `wnids` and `words`, (N, 5) strings.
 
     `model.keras` is the network alone: normalised (N, 56, 56, 3) crops to logits.
+
+    `with_tflite` adds the two files of `tflite.export`.
     """
     model = inference_model(model)
     classify = evaluation.classifier(model, data.mean_image)
@@ -67,3 +69,6 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> Non
     partial = run_dir / "partial.keras"
     model.save(partial)
     os.replace(partial, run_dir / "model.keras")
+
+    if with_tflite:
+        tflite.export(model, data, run_dir)

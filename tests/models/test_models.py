@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import flags
 import models
 
 
@@ -35,6 +36,44 @@ def test_parameters_of_googlenet():
     assert count(ours) == 1_162_983 + sum(layer.filters for layer in convolutions)
 
 
+def conv_bn(depth, filters, kernel_size):
+    """A convolution's weights, and of the batch normalisation after it a scale and a shift a filter."""
+    return depth * filters * kernel_size**2 + 2 * filters
+
+
+def test_parameters_of_plain20():
+    """Seventeen convolutions and a dense layer; resnet20 has three projections more."""
+    stem = conv_bn(3, 64, 7)
+    stages = 4 * conv_bn(64, 64, 3)
+    for width in (128, 256, 512):
+        stages += conv_bn(width // 2, width, 3) + 3 * conv_bn(width, width, 3)
+    dense = 512 * 200 + 200
+    assert count(models.build("plain20")) == stem + stages + dense == 11_105_288
+    projections = conv_bn(64, 128, 1) + conv_bn(128, 256, 1) + conv_bn(256, 512, 1)
+    assert count(models.build("resnet20")) == stem + stages + dense + projections
+
+
+def test_parameters_of_squeezenet():
+    """By Iandola's Table 1: input depth, squeeze, expand. Only the complex bypass has parameters of its own."""
+    modules = [(96, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128)]
+    modules += [(256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256)]
+    fire = sum(conv_bn(d, s, 1) + conv_bn(s, e, 1) + conv_bn(s, e, 3) for d, s, e in modules)
+    expected = conv_bn(3, 96, 7) + fire + 512 * 200 + 200
+    assert count(models.build("squeezenet")) == expected == 841_000
+    assert count(models.build("squeezenet_simple_bypass")) == expected
+    bypasses = conv_bn(96, 128, 1) + conv_bn(128, 256, 1) + conv_bn(256, 384, 1) + conv_bn(384, 512, 1)
+    assert count(models.build("squeezenet_complex_bypass")) == expected + bypasses == 1_183_528
+
+
+def test_parameters_of_vgg16():
+    stages = conv_bn(3, 64, 3) + conv_bn(64, 64, 3)
+    stages += conv_bn(64, 128, 3) + conv_bn(128, 128, 3)
+    stages += conv_bn(128, 256, 3) + 2 * conv_bn(256, 256, 3)
+    stages += conv_bn(256, 512, 3) + 5 * conv_bn(512, 512, 3)
+    dense = 512 * 1024 + 2 * 1024 + 1024 * 1024 + 2 * 1024 + 1024 * 200 + 200
+    assert count(models.build("vgg16")) == stages + dense == 16_500_872
+
+
 def test_sizes_of_the_images_inside():
     """The strides and pools of the paper's tables."""
 
@@ -50,6 +89,22 @@ def test_sizes_of_the_images_inside():
         (28, 28, 128),
         (14, 14, 256),
         (7, 7, 512),
+    ]
+    assert sizes("squeezenet", ["conv1", "fire2", "fire4", "fire5", "fire8", "fire9", "conv10"]) == [
+        (56, 56, 96),
+        (56, 56, 128),
+        (56, 56, 256),
+        (28, 28, 256),
+        (28, 28, 512),
+        (14, 14, 512),
+        (14, 14, 200),
+    ]
+    assert sizes("vgg16", ["pool1", "pool2", "pool3", "pool4", "pool5"]) == [
+        (28, 28, 64),
+        (14, 14, 128),
+        (7, 7, 256),
+        (3, 3, 512),
+        (1, 1, 512),
     ]
     inceptions = [f"inception{number}" for number in (1, 2, 3, 5, 6, 7, 8, 9)]
     assert sizes("googlenet", [*inceptions, "auxiliary1_pool", "auxiliary2_pool"]) == [
@@ -75,6 +130,52 @@ def test_resnet20_has_20_convolutions_and_3_projections():
     assert len(convolutions) == 20
 
 
+def test_plain20_is_resnet20_without_its_shortcuts():
+    """The same layers in the same order, but for the additions and the projections."""
+    plain = [layer.name for layer in models.build("plain20").layers]
+    residual = [layer.name for layer in models.build("resnet20").layers]
+    assert plain == [name for name in residual if not name.endswith("_add") and "shortcut" not in name]
+
+
+@pytest.mark.parametrize(
+    "name, added, projected",
+    [
+        ("squeezenet", [], []),
+        ("squeezenet_simple_bypass", [3, 5, 7, 9], []),
+        ("squeezenet_complex_bypass", [2, 3, 4, 5, 6, 7, 8, 9], [2, 4, 6, 8]),
+    ],
+)
+def test_bypasses_are_around_fire_modules(name, added, projected):
+    """What is added to a module's output comes from what its squeeze layer takes."""
+    model = models.build(name)
+    additions = [layer for layer in model.layers if isinstance(layer, keras.layers.Add)]
+    assert [layer.name for layer in additions] == [f"fire{number}_add" for number in added]
+    assert [layer.name for layer in model.layers if layer.name.endswith("_bypass")] == [
+        f"fire{number}_bypass" for number in projected
+    ]
+    for number, addition in zip(added, additions, strict=True):
+        module = model.get_layer(f"fire{number}_squeeze").input
+        output, shortcut = addition.input
+        assert output is model.get_layer(f"fire{number}").output
+        if number in projected:
+            assert shortcut is model.get_layer(f"fire{number}_bypass_bn").output
+            assert model.get_layer(f"fire{number}_bypass").input is module
+        else:
+            assert shortcut is module
+
+
+def test_unknown_bypass():
+    with pytest.raises(ValueError, match="None, 'simple', 'complex'"):
+        models.build("squeezenet", bypass="both")
+
+
+@pytest.mark.parametrize("name", models.REGISTRY)
+def test_is_called_by_its_name(name):
+    """Which an export builds it by once more. And --model takes it."""
+    assert models.build(name).name == name
+    assert name in flags.NETWORKS
+
+
 def test_auxiliary_heads_are_in_training_alone():
     training = models.build("googlenet", **models.FOR_TRAINING["googlenet"])
     assert [output.shape for output in training.outputs] == [(None, 200)] * 3
@@ -95,10 +196,11 @@ def test_mixed_precision_keeps_variables_and_logits_in_float32(name, precision):
     assert convolution.compute_dtype == precision.removeprefix("mixed_")
 
 
-def test_alexnet_starts_without_an_opinion():
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet", "squeezenet_complex_bypass", "vgg16"])
+def test_starts_without_an_opinion(name):
     """Whatever the image, every class is as likely: its loss begins at ln 200."""
     inputs = np.random.default_rng(0).normal(size=(8, 56, 56, 3)).astype(np.float32)
-    np.testing.assert_array_equal(models.build("alexnet")(inputs), np.zeros((8, 200)))
+    np.testing.assert_array_equal(models.build(name)(inputs), np.zeros((8, 200)))
 
 
 def test_unknown_name():

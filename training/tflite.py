@@ -1,0 +1,106 @@
+"""The network as a TFLite file, in float32 and in 8 bits (the compression of the paper's section 2.5)."""
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tiny_imagenet import crops
+from tiny_imagenet.input_pipeline import TinyImageNet
+from training import evaluation, quiet
+
+FLOAT_FILE, INT8_FILE = "model.tflite", "model_int8.tflite"
+CALIBRATION_IMAGES = 200
+SIGNATURE = {"serving_default": {"inputs": ["images"], "outputs": ["logits"]}}
+
+
+def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> None:
+    """Writes `model.tflite` and `model_int8.tflite` to the run directory, replacing older ones.
+
+    Both take raw `images` (N, 64, 64, 3) uint8, do their own centre crop, mean and scale, and return `logits` (N, 200)
+    float32, in the order of wnids.txt. They leave the softmax out: TFLite's 8-bit softmax counts in steps of 1/256, in
+    which most of 200 probabilities are 0 and equal.
+
+    In the second every weight and activation is an 8-bit integer, and the logits become floats at the very end. The
+    scales of the activations are from training images (Jacob et al., arXiv:1712.05877).
+
+    Args:
+      model: From normalised crops, (N, 56, 56, 3) floats, to logits; all in float32.
+      data: For its mean image, and for the training images to calibrate by.
+      run_dir: Where to write.
+
+    Raises:
+      OSError: if they cannot be written.
+    """
+    mean_crop = tf.constant(crops.slice_crop(data.mean_image, crops.CENTRE))
+
+    def logits(images):
+        centre = tf.cast(crops.slice_crop(images, crops.CENTRE), tf.float32)
+        return {"logits": model((centre - mean_crop) / crops.SCALE, training=False)}
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.weights]
+
+    def converter(dtype):
+        images = tf.TensorSpec((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), dtype, name="images")
+        function = tf.function(logits).get_concrete_function(images)
+        return tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+
+    with quiet():
+        _write(run_dir / FLOAT_FILE, converter(tf.uint8).convert())
+        quantised = converter(tf.float32)  # Integer input is for the converter to make: a cast would stay in floats.
+        quantised.optimizations = [tf.lite.Optimize.DEFAULT]
+        quantised.representative_dataset = lambda: ([images] for images in calibration_images(data))
+        quantised.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        quantised.inference_input_type = tf.uint8
+        _write(run_dir / INT8_FILE, quantised.convert())
+
+
+def calibration_images(data: TinyImageNet) -> list[np.ndarray]:
+    """Training images, drawn evenly over the split: each (1, 64, 64, 3) float32.
+
+    Two corners of each, which the centre crop leaves out, are set to 0 and 255: so the scale found for the input is 1,
+    and its uint8 are the pixels themselves.
+    """
+    train = data.splits["train"].images
+    chosen = np.linspace(0, len(train) - 1, min(CALIBRATION_IMAGES, len(train))).astype(int)
+    images = train[chosen].astype(np.float32)
+    images[:, 0, 0], images[:, -1, -1] = 0, 255
+    return list(images[:, None])
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def classifier(path: pathlib.Path) -> evaluation.Classifier:
+    """A file that `export` wrote, as a classifier by the centre crop, on all of the CPU's cores.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is damaged, or another program's.
+    """
+    content = path.read_bytes()
+    try:
+        with quiet():  # TensorFlow's own interpreter is deprecated, and says so; its successor is another package.
+            interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
+        if interpreter.get_signature_list() != SIGNATURE:
+            raise ValueError("its signature is not from images to logits")
+        with quiet():
+            interpreter.allocate_tensors()
+            runner = interpreter.get_signature_runner("serving_default")
+        (images,), (logits,) = runner.get_input_details().values(), runner.get_output_details().values()
+        kinds = (images["dtype"], *images["shape"][1:], logits["dtype"])
+        if kinds != (np.uint8, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3, np.float32):
+            raise ValueError("it does not turn (N, 64, 64, 3) uint8 to float32")
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or no TFLite file of train.py's ({error}): export it again") from error
+
+    def probabilities(images):
+        return tf.nn.softmax(runner(images=np.asarray(images))["logits"])
+
+    return probabilities
