@@ -37,8 +37,17 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
       OSError: if the archive cannot be had, or data_dir cannot be written or has no room.
       ValueError: if the archive or what is in data_dir is damaged.
     """
-    builder = make_builder()
-    folder = pathlib.Path(builder.data_dir)
+    folder = "the prepared data"
+    try:
+        builder = make_builder()
+        folder = pathlib.Path(builder.data_dir)
+        if folder.exists():
+            builder.info.metadata["words"], builder.info.splits["train"]
+    except Exception as error:
+        if isinstance(error, OSError) or type(error) is ValueError:
+            raise
+        # TFDS reads dataset_info.json and metadata.json unchecked. Where it fails to make a builder it names data_dir.
+        raise _damaged(folder, f"dataset_info.json or metadata.json: {error}") from error
     if (folder / "decoded").exists():
         return builder
     with _lock(folder.parent) as locked:
@@ -49,8 +58,8 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
             try:
                 builder.download_and_prepare()
                 _decode(builder, folder / "decoded")
-            except (OSError, tf.errors.OpError) as error:
-                # TensorFlow writes the shards; a full disk is a ResourceExhaustedError to it, as is a lack of memory.
+            except Exception as error:
+                # In the shards a full disk is TensorFlow's ResourceExhaustedError, which TFDS makes a RuntimeError.
                 for reason in map(os.strerror, _DISK_FULL):
                     if reason in str(error):
                         remedy = "the real data takes about 1.7 GB; make room, or give another --data_dir"
@@ -161,15 +170,17 @@ def read_array(path: pathlib.Path, kind: str, shape: tuple[int, ...]) -> np.ndar
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError):
             array = np.load(path, allow_pickle=False)
+        if isinstance(array, np.memmap) and path.stat().st_size != array.offset + array.nbytes:
+            raise ValueError("its length is not what its header says")
         found = array.dtype.name.rstrip("0123456789") if kind == "str" else array.dtype.name
     except Exception as error:  # np.load meets damage with ValueError, EOFError, MemoryError, BadZipFile...
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
         raise _damaged(path.parent, f"{path.name} cannot be read: {error}") from error
-    if (found, array.shape) != (kind, shape):
+    if (found, array.shape) != (kind, shape) or not array.dtype.isnative:
         raise _damaged(path.parent, f"{path.name} is {array.dtype} {array.shape}, not {kind} {shape}")
     return array
 
 
-def _damaged(folder: pathlib.Path, problem: str) -> ValueError:
+def _damaged(folder: pathlib.Path | str, problem: str) -> ValueError:
     return ValueError(f"{folder} is damaged ({' '.join(problem.split())}): delete it, and it is prepared anew")
