@@ -1,5 +1,6 @@
 """Mistakes on the command line, and what the flags are when they are not given."""
 
+import collections
 import json
 import re
 import subprocess
@@ -91,6 +92,127 @@ def test_right_flags_are_taken(run):
     assert given.items() >= {"momentum": 0.0, "weight_decay": 0.0, "resume": False, "seed": 7}.items()
     given = values(run, "evaluate", "--saved_model=model", "--split=test", "--predictions=-")
     assert given.items() >= {"split": "test", "predictions": "-", "run_dir": None}.items()
+
+
+# One process parses them all, each line of flags in a fork of its own, and prints [status, standard error, values].
+FUZZED = """
+import contextlib, io, json, os, sys, traceback
+import flags
+
+flags.define_{}_flags()
+for argv in json.load(sys.stdin):
+    sys.stdout.flush()
+    if os.fork():
+        assert os.wait()[1] == 0
+        continue
+    status, said = 0, io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            flags._parse(argv)
+        except SystemExit as error:
+            status = error.code
+        except BaseException:
+            status = traceback.format_exc()
+    print(json.dumps([status, said.getvalue(), {{} if status else flags.FLAGS.flag_values_dict()}]))
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+# What may be taken, by the flag's name.
+INTEGERS = {
+    **dict.fromkeys(["num_epochs", "num_cycles"], range(1, 10**6 + 1)),
+    **dict.fromkeys(["batch_size", "log_every"], range(1, 2**31)),
+    "seed": range(2**32),
+}
+FLOATS = {
+    "learning_rate": lambda value: 0 < value < 3.5e38,
+    "momentum": lambda value: 0 <= value < 1,
+    "weight_decay": lambda value: 0 <= value < 3.5e38,
+    "clip_norm": lambda value: 0 < value < 3.5e38,
+    "checkpoint_minutes": lambda value: 0 <= value < float("inf"),
+}
+CHOICES = ("dataset", "model", "precision", "split")
+SWITCHES = ("resume", "export_only", "ten_crop")
+STRINGS = ("archive", "data_dir", "output", "predictions", "run_dir", "saved_model")
+VALUES = [
+    "",
+    " ",
+    "0",
+    "-0",
+    "1",
+    "-1",
+    "1.5",
+    "1e3",
+    "1e39",
+    "1e308",
+    "1e400",
+    "1e-320",
+    "-1e-320",
+    "nan",
+    "-nan",
+    "inf",
+]
+VALUES += [
+    "-inf",
+    "Infinity",
+    "0x10",
+    "0b1",
+    "1_0",
+    "1,000",
+    "1e",
+    "true",
+    "True",
+    "None",
+    "null",
+    "[]",
+    "{}",
+    "--",
+    "-",
+]
+VALUES += [str(10**30), str(-(10**30)), "9" * 5000, str(2**31), str(2**31 - 1), str(2**63), "é", "\u0663", "\ud800"]
+VALUES += ["a\nb", "a\tb", "\x1b[2J", "a\0b", "$(id)", "%s%n", "~", "~nobody", "x" * 10**5, "../../..", "train+test"]
+
+
+def is_right(name, value):
+    """Whether a flag may have a value, once parsed."""
+    if name in INTEGERS:
+        return isinstance(value, int) and value in INTEGERS[name]
+    if name in FLOATS:
+        return FLOATS[name](value)
+    if name in STRINGS:
+        return value != "" and "\0" not in value
+    return name in SWITCHES and isinstance(value, bool)  # No choice is among the values.
+
+
+@pytest.mark.parametrize(
+    "program, needed", [("train", "--model=baseline"), ("evaluate", "--run_dir=run")], ids=["train", "evaluate"]
+)
+def test_fuzzed_flags(run, program, needed, request):
+    """Every flag takes each value as what it should be, or the program ends with status 2 and one line."""
+    defined = values(run, program, needed)
+    names = [*INTEGERS, *FLOATS, *CHOICES, *SWITCHES, *STRINGS]
+    names = [name for name in names if name in defined and f"--{name}=" not in needed]
+    cases = [(name, value) for name in names for value in VALUES]
+    argv = [[f"{program}.py", needed, f"--{name}={value}"] for name, value in cases]
+    code = FUZZED.format(program)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(argv),
+        capture_output=True,
+        text=True,
+        cwd=request.config.rootpath,
+    )
+    assert result.returncode == 0, result.stderr
+    taken = collections.Counter()
+    for (name, value), line in zip(cases, result.stdout.splitlines(), strict=True):
+        status, said, given = json.loads(line)
+        if status == 0:
+            assert said == "" and is_right(name, given[name]), (name, value, given[name])
+            taken[name] += 1
+        else:
+            assert status == 2, (name, value, status)
+            assert said.endswith("\n") and said.count("\n") == 1 and name in said, (name, value, said)
+    assert all(taken[name] for name in names if name not in CHOICES), taken
 
 
 def test_help(run_scripts):

@@ -127,8 +127,8 @@ class Archive:
             raise FileNotFoundError(self._message(f"{file} is missing"))
         if self._zip is None:
             path = self._root / file
-            if path.exists() and not path.is_file():
-                raise self.damaged(f"{file} is no file")
+            if not path.is_file():
+                raise self.damaged(f"{file} is no file, or a link to none")
             with open(path, "rb") as stream:
                 data = stream.read(limit + 1)
         else:

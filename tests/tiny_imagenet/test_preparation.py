@@ -335,6 +335,7 @@ def test_damaged_info(file, content, whole, tmp_path):
     check_damaged(tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize("spoil", [lambda data: data[:999], lambda data: data[:99] + b"x" + data[100:], None])
 def test_damaged_shards(spoil, whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(folder(tmp_path) / "decoded")
