@@ -99,7 +99,7 @@ FUZZED = """
 import contextlib, io, json, os, sys, traceback
 import flags
 
-flags.define_{}_flags()
+flags.define_PROGRAM_flags()
 for argv in json.load(sys.stdin):
     sys.stdout.flush()
     if os.fork():
@@ -113,7 +113,7 @@ for argv in json.load(sys.stdin):
             status = error.code
         except BaseException:
             status = traceback.format_exc()
-    print(json.dumps([status, said.getvalue(), {{} if status else flags.FLAGS.flag_values_dict()}]))
+    print(json.dumps([status, said.getvalue(), {} if status else flags.FLAGS.flag_values_dict()]))
     sys.stdout.flush()
     os._exit(0)
 """
@@ -134,43 +134,10 @@ FLOATS = {
 CHOICES = ("dataset", "model", "precision", "split")
 SWITCHES = ("resume", "export_only", "ten_crop")
 STRINGS = ("archive", "data_dir", "output", "predictions", "run_dir", "saved_model")
-VALUES = [
-    "",
-    " ",
-    "0",
-    "-0",
-    "1",
-    "-1",
-    "1.5",
-    "1e3",
-    "1e39",
-    "1e308",
-    "1e400",
-    "1e-320",
-    "-1e-320",
-    "nan",
-    "-nan",
-    "inf",
-]
-VALUES += [
-    "-inf",
-    "Infinity",
-    "0x10",
-    "0b1",
-    "1_0",
-    "1,000",
-    "1e",
-    "true",
-    "True",
-    "None",
-    "null",
-    "[]",
-    "{}",
-    "--",
-    "-",
-]
-VALUES += [str(10**30), str(-(10**30)), "9" * 5000, str(2**31), str(2**31 - 1), str(2**63), "é", "\u0663", "\ud800"]
-VALUES += ["a\nb", "a\tb", "\x1b[2J", "a\0b", "$(id)", "%s%n", "~", "~nobody", "x" * 10**5, "../../..", "train+test"]
+VALUES = "0 -0 1 -1 1.5 1e3 1e39 1e308 1e400 1e-320 -1e-320 nan -nan inf -inf Infinity 0x10 0b1 1_0 1,000 1e".split()
+VALUES += "true True None null [] {} -- - $(id) %s%n ~ ~nobody ../../.. train+test é \u0663 \ud800".split()
+VALUES += [str(10**30), str(-(10**30)), "9" * 5000, str(2**31 - 1), str(2**31), str(2**63)]
+VALUES += ["", " ", "a\nb", "a\tb", "\x1b[2J", "a\0b", "x" * 10**5]
 
 
 def is_right(name, value):
@@ -193,15 +160,10 @@ def test_fuzzed_flags(run, program, needed, request):
     names = [*INTEGERS, *FLOATS, *CHOICES, *SWITCHES, *STRINGS]
     names = [name for name in names if name in defined and f"--{name}=" not in needed]
     cases = [(name, value) for name in names for value in VALUES]
-    argv = [[f"{program}.py", needed, f"--{name}={value}"] for name, value in cases]
-    code = FUZZED.format(program)
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps(argv),
-        capture_output=True,
-        text=True,
-        cwd=request.config.rootpath,
-    )
+    argv = [[program, *[needed] * (name != "saved_model"), f"--{name}={value}"] for name, value in cases]
+    command = [sys.executable, "-c", FUZZED.replace("PROGRAM", program)]
+    root = request.config.rootpath
+    result = subprocess.run(command, input=json.dumps(argv), capture_output=True, text=True, cwd=root, timeout=120)
     assert result.returncode == 0, result.stderr
     taken = collections.Counter()
     for (name, value), line in zip(cases, result.stdout.splitlines(), strict=True):
