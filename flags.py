@@ -26,6 +26,7 @@ MOMENTUM = {
 NETWORKS = tuple(MOMENTUM)
 
 
+INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
 PATHS = ("archive", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model", "tflite")
 
@@ -42,9 +43,10 @@ def define_train_flags() -> None:
     flags.DEFINE_enum("dataset", "full", DATASETS, "Tiny ImageNet, or pictures drawn by code.")
     flags.DEFINE_enum("model", None, NETWORKS, "The network to train.", required=True)
     flags.DEFINE_float("learning_rate", 0.1, "L, the learning rate at the start of each cycle.")
-    flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1)
-    flags.DEFINE_integer("num_epochs", 10, "Passes over the training images.", lower_bound=1)
-    flags.DEFINE_integer("num_cycles", 5, "Cosine cycles of the learning rate in the whole run.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1, upper_bound=INT32_MAX)
+    flags.DEFINE_integer("num_epochs", 10, "Passes over the training images.", lower_bound=1, upper_bound=10**6)
+    cycles = "Cosine cycles of the learning rate in the whole run."
+    flags.DEFINE_integer("num_cycles", 5, cycles, lower_bound=1, upper_bound=10**6)
     flags.DEFINE_float("momentum", None, "Of SGD, not Nesterov's; by default 0.9, and 0 for baseline and alexnet.")
     flags.DEFINE_float("weight_decay", 1e-4, "The L2 term of the loss is this times sum(w^2)/2, over the kernels.")
     flags.DEFINE_float("clip_norm", 10.0, "Gradients are scaled down to this global norm.")
@@ -58,7 +60,8 @@ def define_train_flags() -> None:
     flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_string("run_dir", None, "Where the run is kept; by default runs/MODEL.")
     flags.DEFINE_bool("resume", True, "Go on with the run that run_dir holds; --noresume refuses to if it holds one.")
-    flags.DEFINE_integer("log_every", 10, "Steps between rows of metrics.csv and TensorBoard.", lower_bound=1)
+    rows = "Steps between rows of metrics.csv and TensorBoard."
+    flags.DEFINE_integer("log_every", 10, rows, lower_bound=1, upper_bound=INT32_MAX)
     flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints; each epoch's end has one anyway.")
     flags.DEFINE_enum(
         "distribute",
@@ -70,10 +73,10 @@ def define_train_flags() -> None:
     flags.DEFINE_bool("export_only", False, "Export the run's newest checkpoint as it is, and train no further.")
     flags.DEFINE_bool("tflite", False, "Export TFLite files too, in float32 and in 8 bits; also with --export_only.")
 
-    _check("learning_rate", lambda value: 0 < value < float("inf"), "must be positive and finite")
+    _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and under 1")
-    _check("weight_decay", lambda value: 0 <= value < float("inf"), "must be finite and not negative")
-    _check("clip_norm", lambda value: 0 < value < float("inf"), "must be positive and finite")
+    _check("weight_decay", lambda value: 0 <= value < FLOAT32_MAX, "must be finite in float32 and not negative")
+    _check("clip_norm", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("checkpoint_minutes", lambda value: 0 <= value < float("inf"), "must be finite and not negative")
 
 
@@ -97,7 +100,8 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_string(
         "predictions", None, "File for the challenge's predictions, a line an image; - for the terminal."
     )
-    flags.DEFINE_integer("batch_size", 250, "Images a batch; has no bearing on the result.", lower_bound=1)
+    images = "Images a batch; has no bearing on the result."
+    flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
     result = "evaluation.json beside the weights, or evaluation_NAME.json beside a TFLite file NAME"
     flags.DEFINE_string("output", None, f"Where to write the result; by default {result}.")
 
@@ -139,6 +143,10 @@ def _parse(argv: list[str]) -> list[str]:
     elif extra:
         print(f"{program}: {extra[0]!r} is not a flag (see --help)", file=sys.stderr)
         sys.exit(2)
+    for name in filter(FLAGS.__contains__, PATHS):
+        if FLAGS[name].value == "" or "\0" in str(FLAGS[name].value):
+            print(f"{program}: --{name} must be a path, without a NUL (see --help)", file=sys.stderr)
+            sys.exit(2)
     for name in PATHS:
         if name in FLAGS and isinstance(FLAGS[name].value, str):  # train.py's --tflite is no path.
             FLAGS[name].value = os.path.expanduser(FLAGS[name].value)

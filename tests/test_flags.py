@@ -1,5 +1,6 @@
 """Mistakes on the command line, and what the flags are when they are not given."""
 
+import collections
 import json
 import re
 import subprocess
@@ -111,6 +112,89 @@ def test_runs_to_report(run, given, runs):
     result = run(code, *given)
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout) == [runs, "results/"]
+
+
+# One process parses them all, each line of flags in a fork of its own, and prints [status, standard error, values].
+FUZZED = """
+import contextlib, io, json, os, sys, traceback
+import flags
+
+flags.define_PROGRAM_flags()
+for argv in json.load(sys.stdin):
+    sys.stdout.flush()
+    if os.fork():
+        assert os.wait()[1] == 0
+        continue
+    status, said = 0, io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            flags._parse(argv)
+        except SystemExit as error:
+            status = error.code
+        except BaseException:
+            status = traceback.format_exc()
+    print(json.dumps([status, said.getvalue(), {} if status else flags.FLAGS.flag_values_dict()]))
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+# What may be taken, by the flag's name.
+INTEGERS = {
+    **dict.fromkeys(["num_epochs", "num_cycles"], range(1, 10**6 + 1)),
+    **dict.fromkeys(["batch_size", "log_every"], range(1, 2**31)),
+    "seed": range(2**32),
+}
+FLOATS = {
+    "learning_rate": lambda value: 0 < value < 3.5e38,
+    "momentum": lambda value: 0 <= value < 1,
+    "weight_decay": lambda value: 0 <= value < 3.5e38,
+    "clip_norm": lambda value: 0 < value < 3.5e38,
+    "checkpoint_minutes": lambda value: 0 <= value < float("inf"),
+}
+CHOICES = ("dataset", "model", "precision", "split")
+SWITCHES = ("resume", "export_only", "ten_crop")
+STRINGS = ("archive", "data_dir", "output", "predictions", "run_dir", "saved_model")
+VALUES = "0 -0 1 -1 1.5 1e3 1e39 1e308 1e400 1e-320 -1e-320 nan -nan inf -inf Infinity 0x10 0b1 1_0 1,000 1e".split()
+VALUES += "true True None null [] {} -- - $(id) %s%n ~ ~nobody ../../.. train+test é \u0663 \ud800".split()
+VALUES += [str(10**30), str(-(10**30)), "9" * 5000, str(2**31 - 1), str(2**31), str(2**63)]
+VALUES += ["", " ", "a\nb", "a\tb", "\x1b[2J", "a\0b", "x" * 10**5]
+
+
+def is_right(name, value):
+    """Whether a flag may have a value, once parsed."""
+    if name in INTEGERS:
+        return isinstance(value, int) and value in INTEGERS[name]
+    if name in FLOATS:
+        return FLOATS[name](value)
+    if name in STRINGS:
+        return value != "" and "\0" not in value
+    return name in SWITCHES and isinstance(value, bool)  # No choice is among the values.
+
+
+@pytest.mark.parametrize(
+    "program, needed", [("train", "--model=baseline"), ("evaluate", "--run_dir=run")], ids=["train", "evaluate"]
+)
+def test_fuzzed_flags(run, program, needed, request):
+    """Every flag takes each value as what it should be, or the program ends with status 2 and one line."""
+    defined = values(run, program, needed)
+    names = [*INTEGERS, *FLOATS, *CHOICES, *SWITCHES, *STRINGS]
+    names = [name for name in names if name in defined and f"--{name}=" not in needed]
+    cases = [(name, value) for name in names for value in VALUES]
+    argv = [[program, *[needed] * (name != "saved_model"), f"--{name}={value}"] for name, value in cases]
+    command = [sys.executable, "-c", FUZZED.replace("PROGRAM", program)]
+    root = request.config.rootpath
+    result = subprocess.run(command, input=json.dumps(argv), capture_output=True, text=True, cwd=root, timeout=120)
+    assert result.returncode == 0, result.stderr
+    taken = collections.Counter()
+    for (name, value), line in zip(cases, result.stdout.splitlines(), strict=True):
+        status, said, given = json.loads(line)
+        if status == 0:
+            assert said == "" and is_right(name, given[name]), (name, value, given[name])
+            taken[name] += 1
+        else:
+            assert status == 2, (name, value, status)
+            assert said.endswith("\n") and said.count("\n") == 1 and name in said, (name, value, said)
+    assert all(taken[name] for name in names if name not in CHOICES), taken
 
 
 def test_help(run_scripts):

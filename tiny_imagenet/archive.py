@@ -5,13 +5,18 @@ import os
 import pathlib
 import re
 import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import IO, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 IMAGE_SIZE = 64
+# The deepest folders are those of the training images, train/n01443537/images.
+_DEPTH = 3
+# words.txt, the largest file, has 2.6 MB, and no image has 4 kB. A zip of a few kB can claim to hold gigabytes.
+_MAX_BYTES = 16 * 2**20
+_MAX_IMAGE_BYTES = 2**20
 # The test images have no boxes: this one stands for the whole image.
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
@@ -56,6 +61,7 @@ class Archive:
     Raises:
         FileNotFoundError: `source` or its wnids.txt does not exist.
         ValueError: `source` is a file but no whole zip, or a zip with unsafe or doubled names.
+        OSError: `source` cannot be opened.
     """
 
     def __init__(self, source: str | os.PathLike | IO[bytes], name: str | None = None):
@@ -70,13 +76,20 @@ class Archive:
             if not files:
                 raise FileNotFoundError(f"{self.name}: wnids.txt is neither there nor one folder below")
             self._root = files[0].parent
-            walk = os.walk(self._root, followlinks=True)
-            names = [pathlib.Path(folder, file) for folder, _, files in walk for file in files]
-            self.files = {name.relative_to(self._root).as_posix() for name in names}
+            self.files = set()
+            for folder, folders, files in os.walk(self._root, followlinks=True):
+                below = pathlib.Path(folder).relative_to(self._root)
+                self.files.update((below / file).as_posix() for file in files)
+                if len(below.parts) == _DEPTH:
+                    folders.clear()  # Links may go round in circles.
         else:
+            if isinstance(source, pathlib.Path):
+                if not source.is_file():
+                    raise self.damaged("neither a file nor a folder")
+                source = open(source, "rb")  # noqa: SIM115, read from for as long as the archive is
             try:
                 self._zip = zipfile.ZipFile(source)
-            except zipfile.BadZipFile as error:
+            except Exception as error:  # Damage is BadZipFile, NotImplementedError, OSError (a negative seek)...
                 raise self.damaged(f"not a zip file, or one cut short ({error})") from error
             self._root, self.files = self._zip_names()
 
@@ -84,7 +97,7 @@ class Archive:
         names = [name for name in self._zip.namelist() if not name.endswith("/")]
         for name in names:
             if re.match(r"[/\\]|\w:", name) or ".." in re.split(r"[/\\]", name):
-                raise self.damaged(f"{name!r} points outside the archive")
+                raise self.damaged(f"{name} points outside the archive")
         for name, count in collections.Counter(names).items():
             if count > 1:
                 raise self.damaged(f"{name} is there {count} times")
@@ -96,23 +109,41 @@ class Archive:
 
     def damaged(self, problem: str) -> ValueError:
         """Returns the error that says what is wrong with the archive and what to do about it."""
-        return ValueError(f"{self.name}: {problem}; use another copy of the archive")
+        return ValueError(self._message(problem))
 
-    def read(self, file: str) -> bytes:
-        """Returns a file's bytes.
+    def _message(self, problem: str) -> str:
+        # What the archive is quoted with may be of any length and hold line ends.
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in problem[:300])
+        return f"{self.name}: {line}; use another copy of the archive"
+
+    def read(self, file: str, limit: int = _MAX_BYTES) -> bytes:
+        """Returns a file's bytes, reading no more than `limit`.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: its bytes are damaged.
+            ValueError: its bytes are damaged, or more than `limit`.
         """
         if file not in self.files:
-            raise FileNotFoundError(f"{self.name}: {file} is missing; use another copy of the archive")
+            raise FileNotFoundError(self._message(f"{file} is missing"))
         if self._zip is None:
-            return (self._root / file).read_bytes()
-        try:
-            return self._zip.read(self._root + file)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise self.damaged(f"{file} cannot be read ({error})") from error
+            path = self._root / file
+            if not path.is_file():
+                raise self.damaged(f"{file} is no file, or a link to none")
+            with open(path, "rb") as stream:
+                data = stream.read(limit + 1)
+        else:
+            info = self._zip.getinfo(self._root + file)
+            # The decompressors of the others inflate without bound what a small file holds.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise self.damaged(f"{file} is compressed by another method than a zip's usual, deflate")
+            try:
+                with self._zip.open(info) as stream:
+                    data = stream.read(limit + 1)
+            except Exception as error:  # Damage is BadZipFile, zlib.error, EOFError, RuntimeError, OSError...
+                raise self.damaged(f"{file} cannot be read ({error})") from error
+        if len(data) > limit:
+            raise self.damaged(f"{file} is larger than {limit // 2**20} MB")
+        return data
 
     def read_images(self, files: Sequence[str]) -> list[bytes]:
         """Returns the images' bytes, each a whole JPEG of 64x64 pixels.
@@ -121,23 +152,23 @@ class Archive:
             FileNotFoundError: one of them is missing.
             ValueError: one of them is not such a JPEG.
         """
-        images = [self.read(file) for file in files]
+        images = [self.read(file, _MAX_IMAGE_BYTES) for file in files]
         for file, image in zip(files, images, strict=True):
             if not image.startswith(b"\xff\xd8\xff"):
                 raise self.damaged(f"{file} is not a JPEG image")
         try:
-            shapes = _decoded_shapes(images).numpy()
+            shapes = _shapes(images).numpy()
         except tf.errors.InvalidArgumentError:
             # One failure ends the whole batch and does not say whose it is.
-            shapes = [self._decoded_shape(file, image) for file, image in zip(files, images, strict=True)]
+            shapes = [self._shape(file, image) for file, image in zip(files, images, strict=True)]
         for file, (height, width, _) in zip(files, shapes, strict=True):
             if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
                 raise self.damaged(f"{file} has {width}x{height} pixels, not {IMAGE_SIZE}x{IMAGE_SIZE}")
         return images
 
-    def _decoded_shape(self, file: str, image: bytes) -> tuple[int, ...]:
+    def _shape(self, file: str, image: bytes) -> np.ndarray:
         try:
-            return tuple(tf.io.decode_jpeg(image, channels=3).shape)
+            return _shapes([image])[0].numpy()
         except tf.errors.InvalidArgumentError as error:
             raise self.damaged(f"{file} is a damaged JPEG image") from error
 
@@ -169,6 +200,8 @@ class Archive:
             folder, _, file = name.rpartition("/")
             # Finder leaves files such as ._n01443537_0.JPEG behind.
             if file.endswith(".JPEG") and not file.startswith("."):
+                if not name.isprintable():
+                    raise self.damaged(f"{name} is no name of an image")
                 folders[folder].add(file)
         known = {f"train/{wnid}/images" for wnid in wnids}
         for folder in folders:
@@ -242,9 +275,16 @@ def _box(pixels: Sequence[str]) -> tuple[float, float, float, float] | None:
 
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-def _decoded_shapes(images: tf.Tensor) -> tf.Tensor:
+def _shapes(images: tf.Tensor) -> tf.Tensor:
+    """Returns the (height, width, channels) of JPEGs, having decoded those of the right size.
+
+    A few hundred bytes can claim to be an image of gigabytes.
+    """
+
     # One call for a batch costs a third of a call for each image, and uses every core.
     def shape(image):
-        return tf.shape(tf.io.decode_jpeg(image, channels=3))
+        claimed = tf.io.extract_jpeg_shape(image)
+        is_right = tf.reduce_all(claimed[:2] == IMAGE_SIZE)
+        return tf.cond(is_right, lambda: tf.shape(tf.io.decode_jpeg(image, channels=3)), lambda: claimed)
 
     return tf.map_fn(shape, images, fn_output_signature=tf.TensorSpec([3], tf.int32))

@@ -4,18 +4,14 @@ A training batch is a function of the seed and the step alone, so a run that res
 """
 
 import dataclasses
-import os
 import pathlib
-import shutil
 import sys
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tiny_imagenet import crops
-
-DECODE_BATCH = 500
+from tiny_imagenet import crops, preparation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,58 +52,29 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
       archive: A copy of the archive to prepare it from, instead of a download.
 
     Raises:
-      OSError: if the archive cannot be had, or data_dir cannot be written or read.
-      ValueError: if the archive does not hold what it should.
+      OSError: if the archive cannot be had, or data_dir cannot be written or read, or has no room.
+      ValueError: if the archive, or what was prepared, does not hold what it should.
     """
-    builder = tfds.builder(f"tiny_imagenet/{dataset}", data_dir=data_dir, archive=archive)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    builder.download_and_prepare()
+
+    def make_builder() -> tfds.core.DatasetBuilder:
+        return tfds.builder(f"tiny_imagenet/{dataset}", data_dir=data_dir, archive=archive)
+
+    builder = preparation.prepare(make_builder)
     decoded = pathlib.Path(builder.data_dir) / "decoded"
-    if not decoded.exists():
-        _decode(builder, decoded)
-    splits = {
-        name: Split(
-            np.load(decoded / f"{name}_images.npy", mmap_mode="r"),
-            np.load(decoded / f"{name}_labels.npy"),
-            np.load(decoded / f"{name}_ids.npy"),
+    image = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
+    splits = {}
+    for name, info in builder.info.splits.items():
+        size = info.num_examples
+        splits[name] = Split(
+            preparation.read_array(decoded / f"{name}_images.npy", "uint8", (size, *image)),
+            np.array(preparation.read_array(decoded / f"{name}_labels.npy", "int64", (size,))),
+            np.array(preparation.read_array(decoded / f"{name}_ids.npy", "str", (size,))),
         )
-        for name in builder.info.splits
-    }
+    mean_image = np.array(preparation.read_array(decoded / "mean_image.npy", "float32", image))
     wnids = builder.info.features["label"].names
-    return TinyImageNet(splits, np.load(decoded / "mean_image.npy"), wnids, list(builder.info.metadata["words"]))
-
-
-def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
-    """Writes each split's arrays and the mean image to the folder `decoded`, which appears only when it is whole."""
-    partial = decoded.with_name(f"decoded.incomplete.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        for name, info in builder.info.splits.items():
-            size = info.num_examples
-            images = np.lib.format.open_memmap(
-                partial / f"{name}_images.npy", "w+", np.uint8, (size, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
-            )
-            labels = np.empty(size, np.int64)
-            ids = []
-            total = np.zeros(images.shape[1:], np.uint64)
-            read_config = tfds.ReadConfig(interleave_cycle_length=1)
-            batches = builder.as_dataset(split=name, read_config=read_config).batch(DECODE_BATCH).prefetch(2)
-            for batch in batches.as_numpy_iterator():
-                rows = slice(len(ids), len(ids) + len(batch["id"]))
-                images[rows], labels[rows] = batch["image"], batch["label"]
-                total += batch["image"].sum(axis=0, dtype=np.uint64)
-                ids.extend(id.decode() for id in batch["id"])
-            images.flush()
-            np.save(partial / f"{name}_labels.npy", labels)
-            np.save(partial / f"{name}_ids.npy", np.array(ids))
-            if name == "train":
-                np.save(partial / "mean_image.npy", (total / size).astype(np.float32))
-        partial.rename(decoded)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    return TinyImageNet(splits, mean_image, wnids, list(builder.info.metadata["words"]))
 
 
 def shuffled_indices(step: tf.Tensor, size: int, batch_size: int, seed: int) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Tiny ImageNet as a TFDS dataset."""
 
 import dataclasses
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -114,7 +115,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         try:
             path = dl_manager.download(_URL)
         except Exception as error:
-            # Whatever stopped it (no network, an HTTP error, a wrong checksum), the way out is the same.
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # Whatever else stopped it (no network, an HTTP error, a wrong checksum), the way out is the same.
             reason = " ".join(str(error).split())
             remedy = "pass --archive=PATH for a copy that you have, or --dataset=synthetic"
             raise ConnectionError(f"cannot download {_URL}: {remedy} ({reason})") from error

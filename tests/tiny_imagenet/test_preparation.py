@@ -1,0 +1,357 @@
+"""Preparation killed, raced, starved of room or denied a place: its outcome is a whole data set or one line."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import mmap
+import multiprocessing
+import os
+import pathlib
+import pickle
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tiny_imagenet import input_pipeline, preparation, tiny_imagenet_dataset_builder
+
+COUNTS = {"num_classes": 10, "train_per_class": 20, "validation_per_class": 5, "test_images": 50}
+
+
+def load(data_dir):
+    return input_pipeline.load("synthetic", str(data_dir))
+
+
+def make_small():
+    for config in tiny_imagenet_dataset_builder.Builder.BUILDER_CONFIGS:
+        if config.name == "synthetic":
+            config.__dict__.update(COUNTS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Makes the synthetic data set small for the tests of this file."""
+    configs = tiny_imagenet_dataset_builder.Builder.BUILDER_CONFIGS
+    kept = [dict(config.__dict__) for config in configs]
+    make_small()
+    yield
+    for config, attributes in zip(configs, kept, strict=True):
+        config.__dict__.update(attributes)
+
+
+def prepare_in_process(data_dir, log):
+    """What a process of its own runs: its standard error and how it went are written to the file `log`."""
+    sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
+    make_small()
+    try:
+        load(data_dir)
+        print("done", file=sys.stderr)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Starts prepare_in_process in a process that need not import TensorFlow first."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_imagenet.input_pipeline"])
+
+    def start(*args):
+        process = context.Process(target=prepare_in_process, args=args)
+        process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A data_dir that was prepared undisturbed. Tests only read it."""
+    path = tmp_path_factory.mktemp("whole")
+    load(path)
+    return path
+
+
+def folder(data_dir):
+    return data_dir / "tiny_imagenet" / "synthetic" / "1.0.0"
+
+
+def digests(data_dir):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder(data_dir) / "decoded").iterdir()
+    }
+
+
+def leftovers(data_dir):
+    return [path for path in data_dir.rglob("*") if "incomplete" in path.name or ".tmp." in path.name]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+KILLED_WHEN = {
+    "the lock is there": lambda path: (folder(path).parent / "prepare.lock").exists(),
+    "TFDS began": lambda path: list(path.glob("tiny_imagenet/synthetic/incomplete.*")),
+    "the shards are there": lambda path: folder(path).exists(),
+    "it decodes": lambda path: list(folder(path).glob("decoded.incomplete.*/train_images.npy")),
+    "it decodes validation": lambda path: list(folder(path).glob("decoded.incomplete.*/validation_images.npy")),
+}
+
+
+def test_killed_at_any_moment_then_whole(start, whole, tmp_path):
+    """The same folder through all the kills, so that what each leaves behind is met by the next."""
+    (tmp_path / "downloads" / "cs231n.stanf.edu_tiny-imagenet-200x.zip.tmp.0123").mkdir(parents=True)
+    rng = random.Random(0)
+    killed = 0
+    for delay in (0, rng.uniform(0, 0.1), rng.uniform(0, 0.5)):
+        for condition in KILLED_WHEN.values():
+            process = start(tmp_path, tmp_path / "log")
+            wait_for(lambda: condition(tmp_path) or not process.is_alive())  # noqa: B023
+            time.sleep(delay)
+            process.kill()
+            process.join()
+            killed += process.exitcode == -9
+            if (folder(tmp_path) / "decoded").exists():
+                assert digests(tmp_path) == digests(whole)
+                shutil.rmtree(folder(tmp_path))
+    assert killed >= 5
+    load(tmp_path)
+    assert digests(tmp_path) == digests(whole)
+    assert not leftovers(tmp_path)
+    assert "Error" not in (tmp_path / "log").read_text()
+
+
+def test_two_at_once(start, whole, tmp_path):
+    folder(tmp_path).parent.mkdir(parents=True)
+    with open(folder(tmp_path).parent / "prepare.lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        logs = [tmp_path / "first", tmp_path / "second"]
+        processes = [start(tmp_path, log) for log in logs]
+        wait_for(lambda: all(log.exists() and "\n" in log.read_text() for log in logs))
+        assert not folder(tmp_path).exists()
+    for process in processes:
+        process.join(60)
+    for log in logs:
+        told, done = log.read_text().splitlines()
+        assert told == f"waiting for another process to prepare the data in {folder(tmp_path).parent}"
+        assert done == "done"
+    assert digests(tmp_path) == digests(whole)
+    assert not leftovers(tmp_path)
+
+
+def test_a_killed_process_lets_the_lock_go(start, tmp_path):
+    first = start(tmp_path, tmp_path / "first")
+    wait_for((folder(tmp_path).parent / "prepare.lock").exists)
+    second = start(tmp_path, tmp_path / "second")
+    wait_for(lambda: (tmp_path / "second").exists())
+    first.kill()
+    second.join(60)
+    assert (tmp_path / "second").read_text().endswith("done\n")
+
+
+def test_without_locks(monkeypatch, tmp_path):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    others = folder(tmp_path).parent / "incomplete.ABCDEF_1.0.0"
+    others.mkdir(parents=True)
+    assert len(load(tmp_path).splits["train"]) == 200
+    assert others.exists()  # It may be in the making.
+
+
+def check_full(data_dir, reason):
+    with pytest.raises(OSError, match=f"^{reason} to prepare .*{data_dir}.*1.7 GB.*--data_dir$") as caught:
+        load(data_dir)
+    assert "\n" not in str(caught.value)
+    assert not leftovers(data_dir)
+    assert not (folder(data_dir) / "decoded").exists()
+
+
+@pytest.mark.parametrize("limit", [1000, 100_000, 700_000, 2_450_000])
+def test_no_room_by_a_limit(limit, tmp_path):
+    """The shards of train take 540 kB, its images 2,458 kB: the last two limits are met while decoding."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        check_full(tmp_path, "File too large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    load(tmp_path)
+
+
+@pytest.fixture
+def mount(tmp_path):
+    mounted = []
+
+    def mount(options):
+        path = tmp_path / f"disk{len(mounted)}"
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no file system may be mounted here")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.mark.parametrize("size", ["64k", "400k", "1m", "3m"])
+def test_no_room_on_a_full_disk(size, mount):
+    check_full(mount(f"size={size}"), "No space left on device")
+
+
+def test_prepared_data_may_be_read_only(mount, whole):
+    disk = mount("size=20m")
+    shutil.copytree(whole, disk, dirs_exist_ok=True)
+    (folder(disk).parent / "prepare.lock").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert len(load(disk).splits["train"]) == 200
+
+
+def test_a_read_only_place(mount):
+    with pytest.raises(OSError, match="Read-only .*not prepared there yet; give a --data_dir that can be written"):
+        load(mount("size=1m,ro"))
+
+
+def test_a_place_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="not prepared there yet; give a --data_dir that can be written"):
+        load(tmp_path / "file" / "data")
+
+
+def test_prepared_data_gets_no_lock_file(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (folder(tmp_path).parent / "prepare.lock").unlink()
+    load(tmp_path)
+    assert not (folder(tmp_path).parent / "prepare.lock").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENODEV, "No such device"), PermissionError(errno.EACCES, "denied")])
+def test_a_place_that_cannot_be_mapped(error, whole, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise error
+
+    expected = load(whole)
+    assert isinstance(expected.splits["train"].images, np.memmap)
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    data = load(whole)
+    assert not isinstance(data.splits["train"].images, np.memmap)
+    np.testing.assert_array_equal(data.splits["train"].images, expected.splits["train"].images)
+
+
+def npz(data):
+    return b"PK\x03\x04" + data[4:]
+
+
+@pytest.mark.parametrize("name", ["train_images.npy", "test_labels.npy", "validation_ids.npy", "mean_image.npy"])
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda data: b"", lambda data: data[:-1], lambda data: data[:50], lambda data: b"\0" * 200, npz, None],
+    ids=["empty", "short", "header cut", "zeros", "npz", "missing"],
+)
+def test_damaged_arrays(name, spoil, whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path) / "decoded" / name
+    data = path.read_bytes()
+    path.unlink()
+    if spoil:
+        path.write_bytes(spoil(data))
+    check_damaged(tmp_path, path.parent)
+    shutil.rmtree(path.parent)
+    load(tmp_path)
+    assert digests(tmp_path) == digests(whole)
+
+
+def check_damaged(data_dir, named):
+    with pytest.raises(ValueError, match="damaged .*: delete it, and it is prepared anew$") as caught:
+        load(data_dir)
+    assert str(named) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("array", [np.zeros(50, np.int32), np.zeros(49, np.int64), np.zeros((50, 1), np.int64)])
+def test_another_array(array, whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    np.save(folder(tmp_path) / "decoded" / "test_labels.npy", array)
+    check_damaged(tmp_path, folder(tmp_path) / "decoded")
+
+
+def test_flipped_header_bits(whole, tmp_path):
+    """Either the array as it was or one line: never another exception, never gigabytes for a shape that lies."""
+    data = (folder(whole) / "decoded" / "test_labels.npy").read_bytes()
+    expected = preparation.read_array(folder(whole) / "decoded" / "test_labels.npy", "int64", (50,))
+    path = tmp_path / "test_labels.npy"
+    rng = random.Random(0)
+    for _ in range(200):
+        spoilt = bytearray(data)
+        spoilt[rng.randrange(128)] ^= 1 << rng.randrange(8)
+        path.write_bytes(spoilt)
+        try:
+            found = preparation.read_array(path, "int64", (50,))
+        except ValueError as error:
+            assert str(tmp_path) in str(error) and "\n" not in str(error)
+        else:
+            assert found.tobytes() == expected.tobytes()
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize("form", ["pickle", "npy of objects"])
+def test_nothing_is_unpickled(form, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path) / "decoded" / "test_ids.npy"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(Bomb()))
+    else:
+        np.save(path, np.array([Bomb()] * 50, object), allow_pickle=True)
+    check_damaged(tmp_path, path.parent)
+    assert not pathlib.Path("exploded").exists()
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "metadata.json"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff\0{", b"{}"])
+def test_damaged_info(file, content, whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path) / file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    check_damaged(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:999], lambda data: data[:99] + b"x" + data[100:], None])
+def test_damaged_shards(spoil, whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(folder(tmp_path) / "decoded")
+    [path] = folder(tmp_path).glob("*-train.tfrecord*")
+    data = path.read_bytes()
+    path.unlink()
+    if spoil:
+        path.write_bytes(spoil(data))
+    check_damaged(tmp_path, folder(tmp_path))
+    assert not leftovers(tmp_path)
+
+
+def test_info_of_more_images_than_the_shards_hold(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path) / "dataset_info.json"
+    info = json.loads(path.read_text())
+    info["splits"][0]["shardLengths"] = ["300"]
+    path.write_text(json.dumps(info))
+    check_damaged(tmp_path, folder(tmp_path))
