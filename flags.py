@@ -96,6 +96,7 @@ def define_evaluate_flags() -> None:
         1,
         "Average the softmax over the run's weights at the end of its last M cycles; 1 is the newest checkpoint.",
         lower_bound=1,
+        upper_bound=INT32_MAX,
     )
     flags.DEFINE_string(
         "predictions", None, "File for the challenge's predictions, a line an image; - for the terminal."

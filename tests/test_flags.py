@@ -141,7 +141,7 @@ for argv in json.load(sys.stdin):
 # What may be taken, by the flag's name.
 INTEGERS = {
     **dict.fromkeys(["num_epochs", "num_cycles"], range(1, 10**6 + 1)),
-    **dict.fromkeys(["batch_size", "log_every"], range(1, 2**31)),
+    **dict.fromkeys(["batch_size", "log_every", "snapshots"], range(1, 2**31)),
     "seed": range(2**32),
 }
 FLOATS = {
@@ -151,9 +151,9 @@ FLOATS = {
     "clip_norm": lambda value: 0 < value < 3.5e38,
     "checkpoint_minutes": lambda value: 0 <= value < float("inf"),
 }
-CHOICES = ("dataset", "model", "precision", "split")
-SWITCHES = ("resume", "export_only", "ten_crop")
-STRINGS = ("archive", "data_dir", "output", "predictions", "run_dir", "saved_model")
+CHOICES = ("dataset", "distribute", "model", "precision", "split")
+SWITCHES = ("resume", "export_only", "sync_batch_norm", "ten_crop")
+STRINGS = ("archive", "data_dir", "out", "output", "predictions", "run_dir", "saved_model")
 VALUES = "0 -0 1 -1 1.5 1e3 1e39 1e308 1e400 1e-320 -1e-320 nan -nan inf -inf Infinity 0x10 0b1 1_0 1,000 1e".split()
 VALUES += "true True None null [] {} -- - $(id) %s%n ~ ~nobody ../../.. train+test é \u0663 \ud800".split()
 VALUES += [str(10**30), str(-(10**30)), "9" * 5000, str(2**31 - 1), str(2**31), str(2**63)]
@@ -172,7 +172,9 @@ def is_right(name, value):
 
 
 @pytest.mark.parametrize(
-    "program, needed", [("train", "--model=baseline"), ("evaluate", "--run_dir=run")], ids=["train", "evaluate"]
+    "program, needed",
+    [("train", "--model=baseline"), ("evaluate", "--run_dir=run"), ("report", "--mistakes=run")],
+    ids=["train", "evaluate", "report"],
 )
 def test_fuzzed_flags(run, program, needed, request):
     """Every flag takes each value as what it should be, or the program ends with status 2 and one line."""
