@@ -113,7 +113,7 @@ def test_killed_at_any_moment_then_whole(start, whole, tmp_path):
     (tmp_path / "downloads" / "cs231n.stanf.edu_tiny-imagenet-200x.zip.tmp.0123").mkdir(parents=True)
     rng = random.Random(0)
     killed = 0
-    for delay in (0, rng.uniform(0, 0.1), rng.uniform(0, 0.5)):
+    for delay in (0, rng.uniform(0, 0.3)):
         for condition in KILLED_WHEN.values():
             process = start(tmp_path, tmp_path / "log")
             wait_for(lambda: condition(tmp_path) or not process.is_alive())  # noqa: B023
@@ -288,22 +288,22 @@ def test_another_array(array, whole, tmp_path):
     check_damaged(tmp_path, folder(tmp_path) / "decoded")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_flipped_header_bits(whole, tmp_path):
     """Either the array as it was or one line: never another exception, never gigabytes for a shape that lies."""
-    data = (folder(whole) / "decoded" / "test_labels.npy").read_bytes()
-    expected = preparation.read_array(folder(whole) / "decoded" / "test_labels.npy", "int64", (50,))
-    path = tmp_path / "test_labels.npy"
-    rng = random.Random(0)
-    for _ in range(200):
+    data = (folder(whole) / "decoded" / "validation_labels.npy").read_bytes()
+    expected = preparation.read_array(folder(whole) / "decoded" / "validation_labels.npy", "int64", (50,))
+    path = tmp_path / "validation_labels.npy"
+    for bit in range(128 * 8):
         spoilt = bytearray(data)
-        spoilt[rng.randrange(128)] ^= 1 << rng.randrange(8)
+        spoilt[bit // 8] ^= 1 << bit % 8
         path.write_bytes(spoilt)
         try:
             found = preparation.read_array(path, "int64", (50,))
         except ValueError as error:
             assert str(tmp_path) in str(error) and "\n" not in str(error)
         else:
-            assert found.tobytes() == expected.tobytes()
+            np.testing.assert_array_equal(found, expected)
 
 
 class Bomb:
