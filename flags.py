@@ -48,7 +48,7 @@ def define_train_flags() -> None:
     flags.DEFINE_integer("num_epochs", 10, "Passes over the training images.", lower_bound=1, upper_bound=10**6)
     cycles = "Cosine cycles of the learning rate in the whole run."
     flags.DEFINE_integer("num_cycles", 5, cycles, lower_bound=1, upper_bound=10**6)
-    flags.DEFINE_float("momentum", None, "Of SGD, not Nesterov's; by default 0.9, and 0 for baseline, alexnet and vgg16.")
+    flags.DEFINE_float("momentum", None, "Not Nesterov's; by default 0.9, and 0 for baseline, alexnet and vgg16.")
     flags.DEFINE_float("weight_decay", 1e-4, "The L2 term of the loss is this times sum(w^2)/2, over the kernels.")
     flags.DEFINE_float("clip_norm", 10.0, "Gradients are scaled down to this global norm.")
     flags.DEFINE_enum(
