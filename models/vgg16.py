@@ -14,7 +14,9 @@ def vgg16(num_classes: int = 200, dropout: float = 0.5) -> keras.Model:
     25,088, and are 1,024 wide in place of 4,096, as in the paper's own networks; 16,500,872 parameters.
 
     Two departures let it learn at the paper's learning rate of 0.1: a batch normalisation stands in for the bias of
-    every layer but the last, and the logits' kernel starts at zero, as in `alexnet`.
+    every layer but the last, and the logits' kernel starts at zero, as in `alexnet`. Momentum is left out in its
+    training: 0.1 without it is as long a step as their own 0.01 with 0.9, while 0.1 with 0.9 drove the loss up to 6.7
+    in 60 steps of 64 images.
 
     Args:
       num_classes: The number of logits.

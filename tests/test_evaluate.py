@@ -2,11 +2,14 @@
 
 import json
 import re
+import shutil
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from training import checkpoints, step
 
 TOLERATED = 5  # Images of a thousand whose class may turn on rounding.
 
@@ -17,13 +20,31 @@ def data_flags(synthetic_data_dir):
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory, run_scripts, synthetic_run, data_flags):
+def two_cycles(tmp_path_factory, synthetic_run):
+    """A copy of the run with the end of a second cycle, whose kernels are other ones; its networks in that order."""
+    path = tmp_path_factory.mktemp("two_cycles") / "run"
+    shutil.copytree(synthetic_run / "checkpoints", path / "checkpoints")
+    shutil.copy(synthetic_run / "config.json", path)
+    first, second = (checkpoints.load_model(path) for _ in range(2))
+    random = np.random.default_rng(0)
+    for weight in second.weights:
+        weight.assign(weight + np.std(weight) * random.normal(size=weight.shape))
+    settings = {"learning_rate": 0.1, "cycle_steps": 10.0, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1.0}
+    trainer = step.Trainer(second, np.zeros((64, 64, 3), np.float32), **settings)
+    checkpoints.Checkpoints(path, trainer).save_cycle(2)
+    return path, [first, second]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, run_scripts, synthetic_run, two_cycles, data_flags):
     """Of each way to evaluate the run: its evaluation.json, its predictions' lines and its standard output."""
     folder = tmp_path_factory.mktemp("evaluated")
     ways = {
         "run": ["--run_dir={}"],
         "saved_model": ["--saved_model={}/saved_model", "--dataset=synthetic"],
         "ten_crop": ["--run_dir={}", "--ten_crop", "--batch_size=99"],
+        "snapshots": ["--run_dir={}", "--snapshots=2"],
+        "snapshots_ten_crop": ["--run_dir={}", "--snapshots=2", "--ten_crop"],
         "test": ["--run_dir={}", "--split=test"],
     }
     commands = []
@@ -31,7 +52,8 @@ def evaluated(tmp_path_factory, run_scripts, synthetic_run, data_flags):
         # evaluation.json is written beside the weights: each way has a folder of its own.
         (folder / name).mkdir()
         for part in ("config.json", "checkpoints", "saved_model"):
-            (folder / name / part).symlink_to(synthetic_run / part)
+            run = two_cycles[0] if "snapshots" in name and part == "checkpoints" else synthetic_run
+            (folder / name / part).symlink_to(run / part)
         flags = [flag.format(folder / name) for flag in flags]
         commands.append(["evaluate.py", *data_flags, *flags, f"--predictions={folder / name / 'predictions.txt'}"])
     evaluated = {}
@@ -47,11 +69,22 @@ def evaluated(tmp_path_factory, run_scripts, synthetic_run, data_flags):
 @pytest.fixture(scope="module")
 def oracle(synthetic_run, synthetic_data_dir):
     """The network's softmax for each of the ten crops of each validation image, (10, 1000, 200), and the labels."""
+    return softmaxes(keras.saving.load_model(synthetic_run / "model.keras"), synthetic_data_dir)
+
+
+@pytest.fixture(scope="module")
+def snapshots_oracle(two_cycles, synthetic_data_dir):
+    """The same, but the mean of the two cycles' softmaxes."""
+    (first, labels), (second, _) = (softmaxes(model, synthetic_data_dir) for model in two_cycles[1])
+    assert np.abs(first - second).max() > 0.05
+    return (first + second) / 2, labels
+
+
+def softmaxes(model, synthetic_data_dir):
     folder = next(synthetic_data_dir.rglob("validation_images.npy")).parent
     images, labels = np.load(folder / "validation_images.npy"), np.load(folder / "validation_labels.npy")
     mean_image = np.load(folder / "train_images.npy").mean(axis=0)
     normalised = ((images - mean_image) / 64).astype(np.float32)
-    model = keras.saving.load_model(synthetic_run / "model.keras")
     softmaxes = []
     for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
         crops = normalised[:, y : y + 56, x : x + 56]
@@ -70,11 +103,11 @@ def ids(synthetic_data_dir, split):
     return np.load(next(synthetic_data_dir.rglob(f"{split}_ids.npy")))
 
 
-@pytest.mark.parametrize("way", ["run", "saved_model", "ten_crop"])
-def test_scores_are_numpys(evaluated, oracle, synthetic_data_dir, wnids, way):
+@pytest.mark.parametrize("way", ["run", "saved_model", "ten_crop", "snapshots", "snapshots_ten_crop"])
+def test_scores_are_numpys(evaluated, oracle, snapshots_oracle, synthetic_data_dir, wnids, way):
     scores, lines, _ = evaluated[way]
-    softmaxes, labels = oracle
-    softmax = softmaxes.mean(axis=0) if way == "ten_crop" else softmaxes[8]
+    softmaxes, labels = snapshots_oracle if "snapshots" in way else oracle
+    softmax = softmaxes.mean(axis=0) if "ten_crop" in way else softmaxes[8]
     best = np.argsort(-softmax, axis=1)[:, :5]
     assert scores["top_1"] == pytest.approx((best[:, 0] == labels).mean(), abs=TOLERATED / 1000)
     assert scores["top_5"] == pytest.approx((best == labels[:, None]).any(axis=1).mean(), abs=TOLERATED / 1000)
@@ -85,10 +118,11 @@ def test_scores_are_numpys(evaluated, oracle, synthetic_data_dir, wnids, way):
     assert sum(predicted[id] != wnid for id, wnid in expected.items()) <= TOLERATED
 
 
-@pytest.mark.parametrize("way", ["run", "saved_model", "ten_crop"])
+@pytest.mark.parametrize("way", ["run", "saved_model", "ten_crop", "snapshots", "snapshots_ten_crop"])
 def test_evaluation_json(evaluated, way):
     scores, _, stdout = evaluated[way]
-    expected = {"split": "validation", "images": 1000, "ten_crop": way == "ten_crop", "snapshots": 1}
+    how = {"ten_crop": "ten_crop" in way, "snapshots": 2 if "snapshots" in way else 1}
+    expected = {"split": "validation", "images": 1000, **how}
     assert scores.items() >= expected.items()
     assert scores.keys() == {*expected, "loss", "top_1", "top_5"}
     assert f"{scores['top_1']:.2%}" in stdout and f"{scores['top_5']:.2%}" in stdout
@@ -118,17 +152,49 @@ def test_predictions_of_the_test_images(evaluated, synthetic_run, synthetic_data
     assert sum(different) <= TOLERATED
 
 
-def test_refusals(tmp_path, run_scripts, assert_one_line, data_flags):
+def test_tflite_files_score_as_their_run_did(tmp_path, run_script, run_scripts, synthetic_run, data_flags):
+    """To rounding in float32; in 8 bits to a few images, and in a quarter of the bytes."""
+    (tmp_path / "config.json").symlink_to(synthetic_run / "config.json")
+    (tmp_path / "checkpoints").symlink_to(synthetic_run / "checkpoints")
+    export = ["--model=baseline", "--export_only", "--tflite", f"--run_dir={tmp_path}"]
+    exported = run_script("train.py", *data_flags, *export)
+    assert (exported.returncode, exported.stderr) == (0, "")
+    assert not list(tmp_path.glob("*.partial"))
+    names = ("model", "model_int8")
+    files = [f"--tflite={tmp_path / name}.tflite" for name in names]
+    flags = [*data_flags, "--dataset=synthetic", "--batch_size=99"]
+    results = run_scripts([["evaluate.py", *flags, file] for file in files])
+    trained = json.loads((synthetic_run / "evaluation.json").read_text())
+    sizes = []
+    for name, result in zip(names, results, strict=True):
+        assert (result.returncode, result.stderr) == (0, ""), name
+        scores = json.loads((tmp_path / f"evaluation_{name}.json").read_text())
+        sizes.append(scores["bytes"])
+        assert scores["bytes"] == (tmp_path / f"{name}.tflite").stat().st_size
+        assert scores.keys() == {*trained, "bytes"}
+        assert f"{scores['top_1']:.2%}" in result.stdout and str(scores["bytes"]) in result.stdout
+        tolerated = 0.02 if name == "model_int8" else TOLERATED / 1000
+        assert scores["top_1"] == pytest.approx(trained["top_1"], abs=tolerated)
+        assert scores["top_5"] == pytest.approx(trained["top_5"], abs=tolerated)
+        assert scores["loss"] == pytest.approx(trained["loss"], rel=1e-4 if name == "model" else 0.02)
+    assert sizes[1] < 0.26 * sizes[0]
+
+
+def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, data_flags):
     (tmp_path / "empty").mkdir()
     (tmp_path / "no_checkpoint").mkdir()
     config = {"model": "baseline", "dataset": "synthetic"}
     (tmp_path / "no_checkpoint/config.json").write_text(json.dumps(config))
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    (tmp_path / "damaged.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + bytes(1000))
     mistakes = [
         (1, [f"--run_dir={tmp_path / 'empty'}"], ["empty", "is no run"]),
         (1, [f"--run_dir={tmp_path / 'no_checkpoint'}"], ["no_checkpoint", "train first"]),
         (1, [f"--saved_model={tmp_path / 'nosuch'}", "--dataset=synthetic"], ["nosuch"]),
         (1, [f"--saved_model={tmp_path / 'other'}", "--dataset=synthetic"], ["other", "no SavedModel of train.py's"]),
+        (1, [f"--tflite={tmp_path / 'nosuch.tflite'}", "--dataset=synthetic"], ["nosuch.tflite"]),
+        (1, [f"--tflite={tmp_path / 'damaged.tflite'}", "--dataset=synthetic"], ["damaged.tflite", "is damaged"]),
+        (1, [f"--run_dir={synthetic_run}", "--snapshots=2"], ["holds the end of 1 cycle", "--snapshots=2"]),
         (2, [f"--saved_model={tmp_path / 'empty'}", "--ten_crop"], ["evaluate.py: ", "--run_dir"]),
     ]
     results = run_scripts([["evaluate.py", *data_flags, *flags] for _, flags, _ in mistakes])

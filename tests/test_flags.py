@@ -47,10 +47,18 @@ WRONG = [
     ("evaluate", ["--run_dir=run", "--saved_model=model"], "saved_model"),
     ("evaluate", ["--run_dir=run", "--split=train+test"], "split"),
     ("evaluate", ["--run_dir=run", "--split=test"], "--predictions"),
+    ("evaluate", ["--run_dir=run", "--tflite=model.tflite"], "tflite"),
+    ("evaluate", ["--saved_model=model", "--tflite=model.tflite"], "tflite"),
     ("evaluate", ["--saved_model=model", "--ten_crop"], "--run_dir"),
     ("report", [], "runs"),
     ("report", ["runs/a", "runs/b"], "runs"),
     ("report", ["--runs=runs/*", "--mistakes=run"], "mistakes"),
+    ("evaluate", ["--tflite=model.tflite", "--ten_crop"], "--run_dir"),
+    ("evaluate", ["--saved_model=model", "--snapshots=2"], "--run_dir"),
+    ("evaluate", ["--tflite=model.tflite", "--snapshots=2"], "--run_dir"),
+    ("evaluate", ["--run_dir=run", "--snapshots=0"], "snapshots"),
+    ("evaluate", ["--run_dir=run", "--snapshots=all"], "snapshots"),
+    ("train", ["--model=baseline", "--tflite=model.tflite"], "tflite"),
 ]
 
 
@@ -85,9 +93,16 @@ def values(run, program, *flags):
 
 def test_the_papers_values_are_the_defaults(run):
     paper = {"learning_rate": 0.1, "batch_size": 256, "num_epochs": 10, "num_cycles": 5, "weight_decay": 1e-4}
-    ours = {"clip_norm": 10.0, "dataset": "full", "precision": "auto", "resume": True, "export_only": False}
+    ours = {
+        "clip_norm": 10.0,
+        "dataset": "full",
+        "precision": "auto",
+        "resume": True,
+        "export_only": False,
+        "tflite": False,
+    }
     assert values(run, "train", "--model=resnet20").items() >= {**paper, **ours, "model": "resnet20"}.items()
-    expected = {"split": "validation", "ten_crop": False, "dataset": None, "predictions": None}
+    expected = {"split": "validation", "ten_crop": False, "dataset": None, "predictions": None, "snapshots": 1}
     assert values(run, "evaluate", "--run_dir=run").items() >= expected.items()
 
 
@@ -204,10 +219,10 @@ def test_help(run_scripts):
     train, evaluate, report = run_scripts([[f"{name}.py", "--help"] for name in ("train", "evaluate", "report")])
     data = {"dataset", "data_dir", "archive"}
     names = "model learning_rate batch_size num_epochs num_cycles momentum weight_decay clip_norm precision seed"
-    names += " run_dir resume log_every checkpoint_minutes export_only"
+    names += " run_dir resume log_every checkpoint_minutes export_only tflite"
     assert listed(train) >= {*names.split(), *data}
     assert "split" not in listed(train)
-    names = "run_dir saved_model split ten_crop predictions batch_size output"
+    names = "run_dir saved_model tflite split ten_crop snapshots predictions batch_size output"
     assert listed(evaluate) >= {*names.split(), *data}
     assert "learning_rate" not in listed(evaluate)
     assert listed(report) >= {"runs", "mistakes", "out", "data_dir", "archive"}

@@ -176,7 +176,8 @@ def last_cycles(run_dir: pathlib.Path, count: int) -> list[str]:
     paths = [path.with_suffix("") for path in (run_dir / "checkpoints/cycles").glob("cycle-*.index")]
     paths.sort(key=lambda path: int(path.name.removeprefix("cycle-")))
     if count > len(paths):
-        raise ValueError(f"{run_dir} holds the ends of {len(paths)} cycles: --snapshots={count} is more")
+        held = "the end of 1 cycle" if len(paths) == 1 else f"the ends of {len(paths)} cycles"
+        raise ValueError(f"{run_dir} holds {held}: --snapshots={count} is more")
     return [str(path) for path in paths[-count:]]
 
 

@@ -1,7 +1,9 @@
 """The network as a TFLite file, in float32 and in 8 bits (the compression of the paper's section 2.5)."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -85,22 +87,29 @@ def classifier(path: pathlib.Path) -> evaluation.Classifier:
       ValueError: if it is damaged, or another program's.
     """
     content = path.read_bytes()
-    try:
-        with quiet():  # TensorFlow's own interpreter is deprecated, and says so; its successor is another package.
-            interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
+    with _telling(path), quiet():  # TensorFlow's own interpreter says that its successor is in another package.
+        interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
         if interpreter.get_signature_list() != SIGNATURE:
             raise ValueError("its signature is not from images to logits")
-        with quiet():
-            interpreter.allocate_tensors()
-            runner = interpreter.get_signature_runner("serving_default")
+        interpreter.allocate_tensors()
+        runner = interpreter.get_signature_runner("serving_default")
         (images,), (logits,) = runner.get_input_details().values(), runner.get_output_details().values()
         kinds = (images["dtype"], *images["shape"][1:], logits["dtype"])
         if kinds != (np.uint8, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3, np.float32):
             raise ValueError("it does not turn (N, 64, 64, 3) uint8 to float32")
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or no TFLite file of train.py's ({error}): export it again") from error
 
     def probabilities(images):
-        return tf.nn.softmax(runner(images=np.asarray(images))["logits"])
+        with _telling(path):
+            return tf.nn.softmax(runner(images=np.asarray(images))["logits"])
 
     return probabilities
+
+
+@contextlib.contextmanager
+def _telling(path: pathlib.Path) -> Iterator[None]:
+    """Turns what TFLite raises of a file that it cannot run into one error that names it."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise ValueError(f"{path} is damaged, or no TFLite file of train.py's ({reason}): export it again") from error

@@ -75,6 +75,27 @@ def test_keeps_the_newest_two_and_every_cycle(tmp_path):
     assert len(list(tmp_path.glob("checkpoints/cycles/cycle-*.index"))) == 3
 
 
+def test_last_cycles_are_the_last_by_number(tmp_path):
+    folder = tmp_path / "checkpoints/cycles"
+    folder.mkdir(parents=True)
+    for number in (9, 10, 11, 2):
+        (folder / f"cycle-{number}.index").touch()
+    assert checkpoints.last_cycles(tmp_path, 3) == [str(folder / f"cycle-{number}") for number in (9, 10, 11)]
+    with pytest.raises(ValueError, match="the ends of 4 cycles: --snapshots=5"):
+        checkpoints.last_cycles(tmp_path, 5)
+    with pytest.raises(ValueError, match="the ends of 0 cycles"):
+        checkpoints.last_cycles(tmp_path / "nosuch", 2)
+
+
+def test_load_weights(saved):
+    path, ours = saved
+    model = models.build("baseline")
+    checkpoints.load_weights(model, str(path / "checkpoints/ckpt-7"))
+    np.testing.assert_array_equal(model.weights[0], ours.model.weights[0])
+    with pytest.raises(ValueError, match="nosuch is damaged"):
+        checkpoints.load_weights(model, str(path / "nosuch"))
+
+
 def test_nothing_to_restore(tmp_path):
     ours = trainer()
     checkpoints.Checkpoints(tmp_path, ours).restore(tmp_path)
