@@ -33,7 +33,6 @@ def configuration() -> dict:
 
 def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir or f"runs/{FLAGS.model}")
-    strategy = distribution.get_strategy(FLAGS.distribute)  # Several workers meet here, before anything else.
     if FLAGS.export_only:
         checkpoints.check_config(run_dir, {"model": FLAGS.model}, resume=True)
         model = checkpoints.load_model(run_dir)
@@ -42,6 +41,7 @@ def main(_) -> None:
         with checkpoints.lock(run_dir):
             export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir, FLAGS.tflite)
         return
+    strategy = distribution.get_strategy(FLAGS.distribute)  # Several workers meet here, before anything else.
     config = configuration()
     checkpoints.check_config(run_dir, config, FLAGS.resume)
     # Of several workers the first keeps what it writes; the others write to a folder that ends with them.
@@ -146,7 +146,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             speed = progress.images_per_second(done)
             board.scalars("train", done, learning_rate=rate, images_per_second=speed, **means)
             if config["precision"] == "mixed_float16":
-                board.scalars("train", done, loss_scale=trainer.loss_scale, skipped_steps=trainer.skipped)
+                board.scalars("train", done, loss_scale=trainer.loss_scale, skipped_steps=trainer.skipped.numpy())
             trainer.reset_means()
             progress.restart(done)
         stopped = any_worker(stop)
