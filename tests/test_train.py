@@ -57,6 +57,26 @@ def files(run_dir):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in run_dir.rglob("*") if path.is_file()}
 
 
+def train_until(start_script, flags, step, signum):
+    """Sends a signal when a run tells of a step, a kill a little later; returns its returncode, stdout and stderr."""
+    process = start_script("train.py", *flags)
+    limit = threading.Timer(300, process.kill)
+    limit.start()
+    with process:
+        lines, sent = [], False
+        for line in process.stdout:
+            lines.append(line)
+            told = re.search(r" step (\d+)/", line)
+            if told and int(told[1]) >= step and not sent:
+                if signum == signal.SIGKILL:
+                    time.sleep(random.uniform(0, 0.2))
+                process.send_signal(signum)
+                sent = True
+        outcome = process.wait(), "".join(lines), process.stderr.read()
+    limit.cancel()
+    return outcome
+
+
 @pytest.fixture(scope="module")
 def learnable_flags(synthetic_data_dir):
     return [*LEARNABLE.split(), f"--data_dir={synthetic_data_dir}"]
@@ -80,20 +100,9 @@ def interrupted(tmp_path_factory, start_script, run_script, learnable_flags):
     path = tmp_path_factory.mktemp("interrupted")
     outcomes = []
     steps = [random.randrange(1, 4) * 8, random.randrange(5, 9) * 8, 92]
+    flags = [*learnable_flags, f"--run_dir={path}", "--checkpoint_minutes=0.01"]
     for step, signum in [*((step, signal.SIGKILL) for step in steps), (120, signal.SIGTERM)]:
-        process = start_script("train.py", *learnable_flags, f"--run_dir={path}", "--checkpoint_minutes=0.01")
-        limit = threading.Timer(300, process.kill)
-        limit.start()
-        with process:
-            lines = []
-            for line in process.stdout:
-                lines.append(line)
-                if f"step {step}/{STEPS}" in line:
-                    if signum == signal.SIGKILL:
-                        time.sleep(random.uniform(0, 0.2))
-                    process.send_signal(signum)
-            outcomes.append((process.wait(), "".join(lines), process.stderr.read()))
-        limit.cancel()
+        outcomes.append(train_until(start_script, flags, step, signum))
     last = run_script("train.py", *learnable_flags, f"--run_dir={path}")
     return path, [*outcomes, (last.returncode, last.stdout, last.stderr)]
 
@@ -291,6 +300,25 @@ def test_every_network_goes_on_as_if_never_interrupted(tmp_path, name, precision
     changed = [name for name, value in expected.items() if before[name].tobytes() != value.tobytes()]
     assert len(changed) >= 2 * len(straight.model.trainable_weights), changed  # Weights and their momentum.
     assert float(again.loss_scale) == (2.0**11 if precision == "mixed_float16" else 1.0)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "googlenet", "resnet20"])
+def test_every_network_is_killed_and_goes_on_the_same_to_the_bit(tmp_path, start_script, synthetic_data_dir, name):
+    """The rows of metrics.csv have the losses and norms of the first steps, to their last bit."""
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("only a CPU promises it")
+    flags = f"--model={name} --dataset=synthetic --batch_size=8 --log_every=1 --checkpoint_minutes=0"
+    flags = [*flags.split(), f"--data_dir={synthetic_data_dir}"]
+    killed, straight = ([*flags, f"--run_dir={tmp_path / run}"] for run in ("killed", "straight"))
+    for step in random.randrange(1, 5), random.randrange(5, 8):
+        status, _, error = train_until(start_script, killed, step, signal.SIGKILL)
+        assert (status, error) == (-signal.SIGKILL, "")
+    for flags in killed, straight:
+        status, _, error = train_until(start_script, flags, 10, signal.SIGTERM)
+        assert (status, error) == (128 + signal.SIGTERM, "")
+    expected = (tmp_path / "straight/metrics.csv").read_text().splitlines()[:11]
+    assert len(expected) == 11
+    assert (tmp_path / "killed/metrics.csv").read_text().splitlines()[:11] == expected
 
 
 def test_refusals(tmp_path, run_script, run_scripts, assert_one_line, synthetic_run, synthetic_flags):

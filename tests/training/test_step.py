@@ -219,9 +219,6 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-PAPERS = ("baseline", "alexnet", "googlenet", "resnet20")
-
-
 def without_dropout(name):
     keras.utils.set_random_seed(1)
     model = models.build(name, **models.FOR_TRAINING.get(name, {}))
@@ -231,15 +228,18 @@ def without_dropout(name):
     return model
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", [name for name in models.REGISTRY if name != "plain20"])  # It is resnet20 with less.
 def test_16_bits_agree_with_float32(eagerly, name):
     def losses(precision):
         ours = under(precision, lambda: trainer(without_dropout(name), learning_rate=0.01))
         compute = {"float32": "float32", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}[precision]
         assert {weight.dtype for weight in ours.model.trainable_weights} == {"float32"}
         convolutions = [layer for layer in ours.model.layers if isinstance(layer, keras.layers.Conv2D)]
-        assert {layer.compute_dtype for layer in convolutions} == {compute}
+        # SqueezeNet's conv10 makes the logits.
+        assert {layer.compute_dtype for layer in convolutions if layer.name != "conv10"} == {compute}
         assert {output.dtype for output in ours.model.outputs} == {"float32"}
+        if precision == "mixed_float16":
+            ours.optimizer.dynamic_scale.assign(2.0**8)  # Of two images the gradients overflow at its first, 2^15.
         result = []
         for _ in range(2):
             ours.reset_means()
