@@ -43,7 +43,7 @@ def googlenet(num_classes: int = 200, auxiliary_heads: bool = False, batch_norm:
             name=name,
         )(x)
         if batch_norm:
-            x = layers.BatchNormalization(name=f"{name}_bn")(x)
+            x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
     def inception(x, filters, name):

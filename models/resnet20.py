@@ -31,7 +31,7 @@ def resnet20(num_classes: int = 200, shortcuts: bool = True) -> keras.Model:
             kernel_initializer="he_normal",
             name=name,
         )(x)
-        return layers.BatchNormalization(name=f"{name}_bn")(x)
+        return layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
 
     def basic_block(x, filters, strides, name):
         shortcut = x

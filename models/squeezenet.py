@@ -56,7 +56,7 @@ def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float
             kernel_initializer="he_normal",
             name=name,
         )(x)
-        return layers.BatchNormalization(name=f"{name}_bn")(x)
+        return layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
 
     def conv(x, filters, kernel_size, name):
         return layers.ReLU(name=f"{name}_relu")(conv_bn(x, filters, kernel_size, name))

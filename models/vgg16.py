@@ -27,7 +27,7 @@ def vgg16(num_classes: int = 200, dropout: float = 0.5) -> keras.Model:
     """
 
     def bn_relu(x, name):
-        x = layers.BatchNormalization(name=f"{name}_bn")(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
     inputs = keras.Input((56, 56, 3), name="image")
