@@ -255,7 +255,7 @@ def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
 
 @pytest.mark.parametrize(
     "name, precision",
-    [*((name, "float32") for name in ("baseline", "alexnet", "googlenet", "resnet20")), ("resnet20", "mixed_float16")],
+    [*((name, "float32") for name in ("baseline", "alexnet", "googlenet", "resnet20")), ("baseline", "mixed_float16")],
 )
 def test_every_network_goes_on_as_if_never_interrupted(tmp_path, name, precision):
     rng = np.random.default_rng(0)
@@ -310,9 +310,8 @@ def test_every_network_is_killed_and_goes_on_the_same_to_the_bit(tmp_path, start
     flags = f"--model={name} --dataset=synthetic --batch_size=8 --log_every=1 --checkpoint_minutes=0"
     flags = [*flags.split(), f"--data_dir={synthetic_data_dir}"]
     killed, straight = ([*flags, f"--run_dir={tmp_path / run}"] for run in ("killed", "straight"))
-    for step in random.randrange(1, 5), random.randrange(5, 8):
-        status, _, error = train_until(start_script, killed, step, signal.SIGKILL)
-        assert (status, error) == (-signal.SIGKILL, "")
+    status, _, error = train_until(start_script, killed, random.randrange(1, 8), signal.SIGKILL)
+    assert (status, error) == (-signal.SIGKILL, "")
     for flags in killed, straight:
         status, _, error = train_until(start_script, flags, 10, signal.SIGTERM)
         assert (status, error) == (128 + signal.SIGTERM, "")

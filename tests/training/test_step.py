@@ -228,7 +228,8 @@ def without_dropout(name):
     return model
 
 
-@pytest.mark.parametrize("name", [name for name in models.REGISTRY if name != "plain20"])  # It is resnet20 with less.
+# But for those that are others with less: float16 is emulated, and slow.
+@pytest.mark.parametrize("name", sorted({*models.REGISTRY} - {"plain20", "squeezenet_simple_bypass"}))
 def test_16_bits_agree_with_float32(eagerly, name):
     def losses(precision):
         ours = under(precision, lambda: trainer(without_dropout(name), learning_rate=0.01))
