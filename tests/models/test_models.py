@@ -170,6 +170,13 @@ def test_unknown_bypass():
 
 
 @pytest.mark.parametrize("name", models.REGISTRY)
+def test_moving_averages_are_rs(name):
+    """The code that the paper builds on has a decay of 0.9 in every batch normalisation, and an epsilon of 0.001."""
+    norms = [layer for layer in models.build(name).layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert {(norm.momentum, norm.epsilon) for norm in norms} == (set() if name == "baseline" else {(0.9, 1e-3)})
+
+
+@pytest.mark.parametrize("name", models.REGISTRY)
 def test_is_called_by_its_name(name):
     """Which an export builds it by once more. And --model takes it."""
     assert models.build(name).name == name
