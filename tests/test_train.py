@@ -304,20 +304,23 @@ def test_every_network_goes_on_as_if_never_interrupted(tmp_path, name, precision
 
 @pytest.mark.parametrize("name", ["alexnet", "googlenet", "resnet20"])
 def test_every_network_is_killed_and_goes_on_the_same_to_the_bit(tmp_path, start_script, synthetic_data_dir, name):
-    """The rows of metrics.csv have the losses and norms of the first steps, to their last bit."""
+    """As the weights at the end of a cycle say, and the losses and norms in metrics.csv, to their last bit."""
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("only a CPU promises it")
-    flags = f"--model={name} --dataset=synthetic --batch_size=8 --log_every=1 --checkpoint_minutes=0"
-    flags = [*flags.split(), f"--data_dir={synthetic_data_dir}"]
+    flags = f"--model={name} --dataset=synthetic --batch_size=8 --num_epochs=1 --num_cycles=60 --log_every=1"
+    flags = [*flags.split(), "--checkpoint_minutes=0", f"--data_dir={synthetic_data_dir}"]
     killed, straight = ([*flags, f"--run_dir={tmp_path / run}"] for run in ("killed", "straight"))
-    status, _, error = train_until(start_script, killed, random.randrange(1, 8), signal.SIGKILL)
-    assert (status, error) == (-signal.SIGKILL, "")
+    for step in random.randrange(1, 4), random.randrange(4, 7):
+        status, _, error = train_until(start_script, killed, step, signal.SIGKILL)
+        assert (status, error) == (-signal.SIGKILL, "")
     for flags in killed, straight:
         status, _, error = train_until(start_script, flags, 10, signal.SIGTERM)
         assert (status, error) == (128 + signal.SIGTERM, "")
     expected = (tmp_path / "straight/metrics.csv").read_text().splitlines()[:11]
     assert len(expected) == 11
     assert (tmp_path / "killed/metrics.csv").read_text().splitlines()[:11] == expected
+    at_cycles_end = "checkpoints/cycles/cycle-1"  # After the ninth step.
+    assert_same_bits(variables(tmp_path / "killed" / at_cycles_end), variables(tmp_path / "straight" / at_cycles_end))
 
 
 def test_refusals(tmp_path, run_script, run_scripts, assert_one_line, synthetic_run, synthetic_flags):
