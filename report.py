@@ -204,7 +204,7 @@ def compression(runs: list[Run]) -> list[dict]:
 
 def style(run: Run, runs: list[Run]) -> dict:
     """How its lines are drawn: a colour and a marker for each network; a kind of line for each run of the same."""
-    number = list(models.REGISTRY).index(run.network)
+    number = list(dict.fromkeys(other.network for other in runs)).index(run.network)
     same = [other.name for other in runs if other.network == run.network]
     return {
         "color": COLOURS[number % len(COLOURS)],

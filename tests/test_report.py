@@ -155,6 +155,13 @@ def test_figures(write_run, tmp_path):
     assert [line.get_label() for line in report.figure_5(runs).axes[0].lines] == ["a, b", "c"]
 
 
+def test_seven_networks_have_seven_colours(write_run, tmp_path):
+    for name in ("baseline", "alexnet", "googlenet", "resnet20", "plain20", "squeezenet", "vgg16"):
+        write_run(name, model=name)
+    lines = report.figure_7(report.find_runs([f"{tmp_path}/*"])).axes[0].lines[1::2]
+    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 7
+
+
 def test_smoothing():
     assert report.smooth(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
     assert report.smooth(np.array([1.0, 2.0]))[1] == pytest.approx((0.9 * 1 + 2) / 1.9)
