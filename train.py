@@ -25,7 +25,7 @@ flags.define_train_flags()
 
 def configuration() -> dict:
     """What decides a run's course: what config.json holds, and a resumed run must agree on."""
-    keys = "model dataset learning_rate batch_size num_epochs num_cycles weight_decay clip_norm seed log_every"
+    keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov weight_decay clip_norm seed log_every"
     momentum = flags.MOMENTUM[FLAGS.model] if FLAGS.momentum is None else FLAGS.momentum
     precision = resolve_precision(FLAGS.precision)
     return {key: FLAGS[key].value for key in keys.split()} | {"momentum": momentum, "precision": precision}
@@ -78,6 +78,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             learning_rate=FLAGS.learning_rate,
             cycle_steps=schedule.cycle_steps(*length, FLAGS.num_cycles),
             momentum=config["momentum"],
+            nesterov=FLAGS.nesterov,
             weight_decay=FLAGS.weight_decay,
             clip_norm=FLAGS.clip_norm,
             sync_batch_norm=FLAGS.sync_batch_norm,

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from models.batch_norm import BatchNormalization
+
 # Each inception module: 1x1 | 1x1 reduce, 3x3 | 1x1 reduce, 5x5 | 1x1 after the pool.
 INCEPTION = {
     1: (32, 48, 64, 8, 16, 16),
@@ -19,7 +21,9 @@ POOL_AFTER = (2, 5, 7)
 AUXILIARY_AFTER = (3, 6)
 
 
-def googlenet(num_classes: int = 200, auxiliary_heads: bool = False, batch_norm: bool = True) -> keras.Model:
+def googlenet(
+    num_classes: int = 200, auxiliary_heads: bool = False, batch_norm: bool = True, dropout: float = 0.0
+) -> keras.Model:
     """GoogLeNet for 56x56 images: nine inception modules; 1,162,983 parameters with its heads and without batch norm.
 
     Args:
@@ -27,6 +31,8 @@ def googlenet(num_classes: int = 200, auxiliary_heads: bool = False, batch_norm:
       auxiliary_heads: Whether to add the two auxiliary classifiers, which only training needs.
       batch_norm: Whether a batch normalisation stands in for every convolution's bias, as the paper's network has not;
         without it the network does not learn at the paper's learning rate of 0.1.
+      dropout: The rate before each classifier's logits. The paper names none; its reference [11] has 0.4, and 0.3 in
+        the auxiliary classifiers.
 
     Returns:
       A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits; with auxiliary heads to a list of three
@@ -43,7 +49,7 @@ def googlenet(num_classes: int = 200, auxiliary_heads: bool = False, batch_norm:
             name=name,
         )(x)
         if batch_norm:
-            x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+            x = BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
     def inception(x, filters, name):
@@ -55,7 +61,7 @@ def googlenet(num_classes: int = 200, auxiliary_heads: bool = False, batch_norm:
         branch_pool = conv(pool, pooled, 1, f"{name}_pool_1x1")
         return layers.Concatenate(name=name)([branch1, branch3, branch5, branch_pool])
 
-    def classifier(x, dropout, name):
+    def classifier(x, name):
         x = layers.GlobalAveragePooling2D(name=f"{name}_average")(x)
         x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
         return layers.Dense(num_classes, dtype="float32", name=name)(x)
@@ -68,8 +74,8 @@ def googlenet(num_classes: int = 200, auxiliary_heads: bool = False, batch_norm:
         if auxiliary_heads and number in AUXILIARY_AFTER:
             name = f"auxiliary{len(outputs) + 1}"
             head = layers.AveragePooling2D(5, 3, name=f"{name}_pool")(x)
-            outputs.append(classifier(conv(head, 128, 1, f"{name}_1x1"), 0.3, name))
+            outputs.append(classifier(conv(head, 128, 1, f"{name}_1x1"), name))
         if number in POOL_AFTER:
             x = layers.MaxPooling2D(3, 2, padding="same", name=f"pool{number}")(x)
-    outputs.insert(0, classifier(x, 0.4, "logits"))
+    outputs.insert(0, classifier(x, "logits"))
     return keras.Model(inputs, outputs if auxiliary_heads else outputs[0], name="googlenet")

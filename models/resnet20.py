@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from models.batch_norm import BatchNormalization
+
 
 def resnet20(num_classes: int = 200, shortcuts: bool = True) -> keras.Model:
     """A residual network for 56x56 images: a stem and four stages of two basic blocks; 11,279,112 parameters.
@@ -31,7 +33,7 @@ def resnet20(num_classes: int = 200, shortcuts: bool = True) -> keras.Model:
             kernel_initializer="he_normal",
             name=name,
         )(x)
-        return layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+        return BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
 
     def basic_block(x, filters, strides, name):
         shortcut = x

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from models.batch_norm import BatchNormalization
+
 # Each fire module: the filters of its squeeze layer, and of each of the two halves of its expand layer.
 FIRE = {
     2: (16, 64),
@@ -18,7 +20,7 @@ POOL_AFTER = (4, 8)
 BYPASSES = (None, "simple", "complex")
 
 
-def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float = 0.5) -> keras.Model:
+def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float = 0.0) -> keras.Model:
     """SqueezeNet v1.0 (Iandola et al., arXiv:1602.07360, Table 1) for 56x56 images: eight fire modules.
 
     A fire module squeezes by 1x1 convolutions and expands by 1x1 and 3x3 ones, concatenated. The sizes are Iandola's,
@@ -36,7 +38,7 @@ def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float
       bypass: Shortcuts around fire modules, of Iandola's section 6. "simple" adds their input to the output of fire3,
         fire5, fire7 and fire9, whose input is of the same depth; "complex" does, and also adds a 1x1 convolution, with
         batch normalisation, of their input to the output of fire2, fire4, fire6 and fire8.
-      dropout: The rate after fire9.
+      dropout: The rate after fire9; Iandola's is 0.5.
 
     Returns:
       A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.
@@ -56,7 +58,7 @@ def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float
             kernel_initializer="he_normal",
             name=name,
         )(x)
-        return layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+        return BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
 
     def conv(x, filters, kernel_size, name):
         return layers.ReLU(name=f"{name}_relu")(conv_bn(x, filters, kernel_size, name))

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from models.batch_norm import BatchNormalization
+
 # Configuration D: the filters of each stage's 3x3 convolutions, and how many there are.
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
@@ -27,7 +29,7 @@ def vgg16(num_classes: int = 200, dropout: float = 0.5) -> keras.Model:
     """
 
     def bn_relu(x, name):
-        x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+        x = BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
     inputs = keras.Input((56, 56, 3), name="image")

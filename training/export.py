@@ -24,7 +24,19 @@ def inference_model(model: keras.Model) -> keras.Model:
     finally:
         keras.config.set_dtype_policy(policy)
     copy.set_weights(model.get_weights())
-    return keras.Model(copy.input, copy.outputs[0], name=copy.name)
+    return plain_keras(keras.Model(copy.input, copy.outputs[0], name=copy.name))
+
+
+def plain_keras(model: keras.Model) -> keras.Model:
+    """The same network of Keras' own layers alone, which Keras loads without this project."""
+
+    def plain(layer):
+        kind = keras.layers.BatchNormalization if isinstance(layer, keras.layers.BatchNormalization) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    clone = keras.models.clone_model(model, clone_function=plain)
+    clone.set_weights(model.get_weights())
+    return clone
 
 
 def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_tflite: bool = False) -> None:

@@ -46,6 +46,7 @@ class Trainer(tf.Module):
         learning_rate: float,
         cycle_steps: float,
         momentum: float,
+        nesterov: bool = True,
         weight_decay: float,
         clip_norm: float,
         sync_batch_norm: bool = True,
@@ -53,7 +54,7 @@ class Trainer(tf.Module):
         super().__init__()
         self._strategy = tf.distribute.get_strategy()
         self.model = model
-        self.sgd = keras.optimizers.SGD(learning_rate, momentum=momentum)
+        self.sgd = keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=nesterov)
         self.optimizer = self.sgd
         if model.compute_dtype == "float16":
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.sgd)
