@@ -15,9 +15,6 @@ from tiny_imagenet import input_pipeline
 from training import checkpoints, evaluation, tflite
 
 
-flags.define_evaluate_flags()
-
-
 def saved_model_classifier(path: pathlib.Path) -> evaluation.Classifier:
     """A SavedModel that train.py exported."""
     signature = tf.saved_model.load(str(path)).signatures.get("serving_default")
@@ -90,4 +87,5 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
+    flags.define_evaluate_flags()
     flags.run(main)

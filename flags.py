@@ -9,23 +9,10 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+import models
+
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # So that --help lists a flag with the program that defines it.
-
-# The paper gives its momentum, 0.9, for ResNet-20 alone. At its learning rate the baseline and vgg16 diverge by it.
-MOMENTUM = {
-    "baseline": 0.0,
-    "alexnet": 0.9,
-    "googlenet": 0.9,
-    "resnet20": 0.9,
-    "plain20": 0.9,
-    "squeezenet": 0.9,
-    "squeezenet_simple_bypass": 0.9,
-    "squeezenet_complex_bypass": 0.9,
-    "vgg16": 0.0,
-}
-NETWORKS = tuple(MOMENTUM)
-
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
@@ -42,13 +29,13 @@ def define_train_flags() -> None:
     """The flags of train.py."""
     define_data_flags()
     flags.DEFINE_enum("dataset", "full", DATASETS, "Tiny ImageNet, or pictures drawn by code.")
-    flags.DEFINE_enum("model", None, NETWORKS, "The network to train.", required=True)
+    flags.DEFINE_enum("model", None, list(models.REGISTRY), "The network to train.", required=True)
     flags.DEFINE_float("learning_rate", 0.1, "L, the learning rate at the start of each cycle.")
     flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1, upper_bound=INT32_MAX)
     flags.DEFINE_integer("num_epochs", 10, "Passes over the training images.", lower_bound=1, upper_bound=10**6)
     cycles = "Cosine cycles of the learning rate in the whole run."
     flags.DEFINE_integer("num_cycles", 5, cycles, lower_bound=1, upper_bound=10**6)
-    flags.DEFINE_float("momentum", None, "By default 0.9, and 0 for baseline and vgg16.")
+    flags.DEFINE_float("momentum", None, "By default the network's own: 0.9, and 0 for baseline and vgg16.")
     flags.DEFINE_bool("nesterov", True, "Nesterov's momentum, as in the paper's reference [11].")
     flags.DEFINE_float("weight_decay", 1e-4, "The L2 term of the loss is this times sum(w^2)/2, over the kernels.")
     flags.DEFINE_float("clip_norm", 10.0, "Gradients are scaled down to this global norm.")
@@ -156,7 +143,7 @@ def _parse(argv: list[str]) -> list[str]:
     return argv[:1]
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Runs a program as absl does, but tells what a user can mend in one line, with exit status 1, or 2 for a flag."""
 
     def guarded(argv):
@@ -181,4 +168,4 @@ def run(main: Callable[[list[str]], None]) -> None:
         print(f"{start}{pathlib.Path(argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, argv, flags_parser=_parse)

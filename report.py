@@ -135,7 +135,7 @@ def table_3(runs: list[Run]) -> list[dict]:
 @functools.cache
 def network_cost(network: str) -> tuple[int, int]:
     """The trainable parameters of a network as it is trained, and its multiply-adds as it infers."""
-    trained = models.build(network, **models.FOR_TRAINING.get(network, {}))
+    trained = models.build(network, training=True)
     return cost.parameters(trained), sum(cost.multiply_adds(models.build(network)))
 
 
@@ -474,5 +474,5 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.define_report_flags()  # Not at import: a notebook imports this file, and has no flags.
+    flags.define_report_flags()
     flags.run(main)

@@ -20,13 +20,10 @@ from training import checkpoints, distribution, evaluation, export, schedule, su
 from training.step import Trainer, resolve_precision
 
 
-flags.define_train_flags()
-
-
 def configuration() -> dict:
     """What decides a run's course: what config.json holds, and a resumed run must agree on."""
     keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov weight_decay clip_norm seed log_every"
-    momentum = flags.MOMENTUM[FLAGS.model] if FLAGS.momentum is None else FLAGS.momentum
+    momentum = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     precision = resolve_precision(FLAGS.precision)
     return {key: FLAGS[key].value for key in keys.split()} | {"momentum": momentum, "precision": precision}
 
@@ -71,7 +68,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(config["precision"])
     with strategy.scope():
-        model = models.build(FLAGS.model, **models.FOR_TRAINING.get(FLAGS.model, {}))
+        model = models.build(FLAGS.model, training=True)
         trainer = Trainer(
             model,
             data.mean_image,
@@ -172,4 +169,5 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
 
 
 if __name__ == "__main__":
+    flags.define_train_flags()
     flags.run(main)

@@ -49,7 +49,7 @@ def products(matrix: tf.Tensor) -> None:
 
 def tensorflow_step(settings: dict, batch: tuple[np.ndarray, ...]) -> tuple[keras.Model, Callable[[], None]]:
     """The network, and what does `steps` steps of it."""
-    model = models.build(FLAGS.model, **models.FOR_TRAINING.get(FLAGS.model, {}))
+    model = models.build(FLAGS.model, training=True)
     mean_image = np.full((crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), 128, np.float32)
     trainer = step.Trainer(model, mean_image, cycle_steps=1e6, **settings)
     images, which, labels = map(tf.constant, batch)

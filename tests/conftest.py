@@ -7,12 +7,19 @@ USERS_ENVIRONMENT = dict(os.environ)  # As it is before `training` sets TensorFl
 import training  # noqa: E402, F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
 import concurrent.futures  # noqa: E402
+import contextlib  # noqa: E402
+import importlib  # noqa: E402
+import io  # noqa: E402
 import pathlib  # noqa: E402
+import signal  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 
+import keras  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
+
+import flags  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -59,6 +66,39 @@ def run_scripts(run_script):
     def run(commands):
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             return list(pool.map(lambda command: run_script(*command), commands))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_main():
+    """Runs a program's main in this process, which has imported TensorFlow: its returncode, stdout and stderr.
+
+    It leaves the flags, the dtype policy and the signal handlers as they were.
+    """
+
+    def run(script, *arguments):
+        name = script.removesuffix(".py")
+        main = importlib.import_module(name).main
+        others, policy = set(flags.FLAGS), keras.config.dtype_policy()
+        handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        getattr(flags, f"define_{name}_flags")()
+        own = set(flags.FLAGS) - others
+        argv = [script, *map(str, arguments)]
+        stdout, stderr = io.StringIO(), io.StringIO()
+        try:
+            with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+                flags.run(main, argv)
+        except SystemExit as exit:
+            returncode = exit.code or 0
+        finally:
+            for flag in own:
+                delattr(flags.FLAGS, flag)
+            flags.FLAGS.unparse_flags()
+            keras.config.set_dtype_policy(policy)
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+        return subprocess.CompletedProcess(argv, returncode, stdout.getvalue(), stderr.getvalue())
 
     return run
 

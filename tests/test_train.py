@@ -269,7 +269,7 @@ def test_every_network_goes_on_as_if_never_interrupted(tmp_path, name, precision
         keras.config.set_dtype_policy(precision)
         settings = {"learning_rate": 0.01, "cycle_steps": 2.5, "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 10.0}
         try:
-            return Trainer(models.build(name, **models.FOR_TRAINING.get(name, {})), mean_image, **settings)
+            return Trainer(models.build(name, training=True), mean_image, **settings)
         finally:
             keras.config.set_dtype_policy("float32")
 

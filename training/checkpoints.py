@@ -149,7 +149,7 @@ def load_model(run_dir: pathlib.Path) -> keras.Model:
       ValueError: if what it holds is damaged.
     """
     name = read_config(run_dir)["model"]
-    model = models.build(name, **models.FOR_TRAINING.get(name, {}))
+    model = models.build(name, training=True)
     if not _restore_newest(run_dir, lambda path: load_weights(model, path)):
         raise FileNotFoundError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
     return model

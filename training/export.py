@@ -20,7 +20,7 @@ def inference_model(model: keras.Model) -> keras.Model:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        copy = models.build(model.name, **models.FOR_TRAINING.get(model.name, {}))
+        copy = models.build(model.name, training=True)
     finally:
         keras.config.set_dtype_policy(policy)
     copy.set_weights(model.get_weights())

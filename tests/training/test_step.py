@@ -48,7 +48,7 @@ def test_l2_loss_is_half_the_squares_of_the_kernels_alone():
 
 @pytest.mark.parametrize("name", models.REGISTRY)
 def test_l2_loss_is_over_every_convolution_and_dense_layer(name):
-    model = models.build(name, **models.FOR_TRAINING.get(name, {}))
+    model = models.build(name, training=True)
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)]
     assert float(step.l2_loss(model)) == pytest.approx(
         sum(float(tf.nn.l2_loss(kernel)) for kernel in kernels), rel=1e-4
@@ -221,7 +221,7 @@ def eagerly():
 
 def without_dropout(name):
     keras.utils.set_random_seed(1)
-    model = models.build(name, **models.FOR_TRAINING.get(name, {}))
+    model = models.build(name, training=True)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
