@@ -42,9 +42,11 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
 def main(_) -> None:
     weights = pathlib.Path(FLAGS.run_dir or FLAGS.saved_model or FLAGS.tflite)
     folder = weights if FLAGS.run_dir else weights.parent
-    output = pathlib.Path(
-        FLAGS.output or folder / (f"evaluation_{weights.stem}.json" if FLAGS.tflite else "evaluation.json")
-    )
+    how = [weights.stem] if FLAGS.tflite else []
+    how += [FLAGS.split] if FLAGS.split != "validation" else []
+    how += [f"snapshots_{FLAGS.snapshots}"] if FLAGS.snapshots > 1 else []
+    how += ["ten_crop"] if FLAGS.ten_crop else []
+    output = pathlib.Path(FLAGS.output or folder / f"{'_'.join(['evaluation', *how])}.json")
     for path in (output, pathlib.Path(FLAGS.predictions or "-")):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent} is no folder: {path.name} cannot be written there")
@@ -53,9 +55,10 @@ def main(_) -> None:
     split = data.splits[FLAGS.split]
     if FLAGS.run_dir:
         snapshots = checkpoints.last_cycles(weights, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
-        model = checkpoints.load_model(weights)
+        model, step = checkpoints.load_model(weights)
         classify = evaluation.classifier(model, data.mean_image, FLAGS.ten_crop)
     else:
+        step = None
         classify = tflite.classifier(weights) if FLAGS.tflite else saved_model_classifier(weights)
     if FLAGS.snapshots > 1:
         probabilities = np.zeros((len(split), len(data.wnids)), np.float32)
@@ -67,7 +70,7 @@ def main(_) -> None:
 
     if FLAGS.split != "test":
         scores = evaluation.accuracy(probabilities, split.labels)
-        result = evaluation.result(scores, FLAGS.split, split, FLAGS.ten_crop, FLAGS.snapshots)
+        result = evaluation.result(scores, FLAGS.split, split, step, FLAGS.ten_crop, FLAGS.snapshots)
         columns = {
             "split": FLAGS.split,
             "images": len(split),

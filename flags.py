@@ -43,12 +43,14 @@ def define_train_flags() -> None:
         "precision",
         "auto",
         ["auto", "float32", "mixed_float16", "mixed_bfloat16"],
-        "Keras' dtype policy; auto is mixed_float16 on a GPU, float32 without.",
+        "Keras' dtype policy. auto is mixed_float16 on a GPU, mixed_bfloat16 on a CPU with instructions for it, else "
+        "float32; a resumed run keeps its own.",
     )
     seeded = "Of the weights, the order of the images, the crops and dropout."
     flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_string("run_dir", None, "Where the run is kept; by default runs/MODEL.")
-    flags.DEFINE_bool("resume", True, "Go on with the run that run_dir holds; --noresume refuses to if it holds one.")
+    flags.DEFINE_bool("resume", True, "Resume the run that run_dir holds. --noresume refuses to, if it holds one.")
+    flags.DEFINE_bool("overwrite", False, "Delete the run that run_dir holds, and start a new one.")
     rows = "Steps between rows of metrics.csv and TensorBoard."
     flags.DEFINE_integer("log_every", 10, rows, lower_bound=1, upper_bound=INT32_MAX)
     flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints; each epoch's end has one anyway.")
@@ -59,7 +61,10 @@ def define_train_flags() -> None:
         "Devices to train on: this machine's GPUs, or the machines that TF_CONFIG names; auto is all there are.",
     )
     flags.DEFINE_bool("sync_batch_norm", True, "Batch statistics over all devices' images, not over each one's.")
-    flags.DEFINE_bool("export_only", False, "Export the run's newest checkpoint as it is, and train no further.")
+    flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA. For a single GPU.")
+    flags.DEFINE_bool("keep_cycles", True, "Keep the weights at each cycle's end, for evaluate.py --snapshots.")
+    flags.DEFINE_bool("export", True, "Export the trained network as a SavedModel and as a Keras model.")
+    flags.DEFINE_bool("export_only", False, "Export the run's newest checkpoint, and do not train.")
     flags.DEFINE_bool("tflite", False, "Export TFLite files too, in float32 and in 8 bits; also with --export_only.")
 
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")

@@ -458,7 +458,7 @@ def main(_) -> None:
             write_comparison(runs, out)
     else:
         run_dir = pathlib.Path(FLAGS.mistakes)
-        model = checkpoints.load_model(run_dir)
+        model, _ = checkpoints.load_model(run_dir)
         dataset = checkpoints.read_config(run_dir)["dataset"]
         data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
         out = pathlib.Path(FLAGS.out or run_dir / "mistakes")

@@ -3,7 +3,6 @@
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
 import bisect
-import datetime
 import pathlib
 import signal
 import sys
@@ -15,42 +14,68 @@ import tensorflow as tf
 import flags
 import models
 from flags import FLAGS
+from models import cost
 from tiny_imagenet import input_pipeline
 from training import checkpoints, distribution, evaluation, export, schedule, summaries
-from training.step import Trainer, resolve_precision
+from training.step import Trainer, default_precision
 
 
-def configuration() -> dict:
-    """What decides a run's course: what config.json holds, and a resumed run must agree on."""
-    keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov weight_decay clip_norm seed log_every"
-    momentum = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
-    precision = resolve_precision(FLAGS.precision)
-    return {key: FLAGS[key].value for key in keys.split()} | {"momentum": momentum, "precision": precision}
+def configuration(run_dir: pathlib.Path) -> dict:
+    """Returns what decides the run's course: the content of config.json, with which a resumed run must agree."""
+    keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov weight_decay clip_norm seed"
+    config = {key: FLAGS[key].value for key in keys.split()}
+    config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
+    config["precision"] = FLAGS.precision
+    if FLAGS.precision == "auto":  # A resumed run keeps its precision, whatever machine it moves to.
+        resumed = checkpoints.has_run(run_dir) and not FLAGS.overwrite
+        config["precision"] = checkpoints.read_config(run_dir)["precision"] if resumed else default_precision()
+    return config
 
 
 def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir or f"runs/{FLAGS.model}")
     if FLAGS.export_only:
-        checkpoints.check_config(run_dir, {"model": FLAGS.model}, resume=True)
-        model = checkpoints.load_model(run_dir)
-        print(f"exporting to {run_dir}", flush=True)
-        dataset = checkpoints.read_config(run_dir)["dataset"]
+        checkpoints.check_config(run_dir, {"model": FLAGS.model})
+        model, _ = checkpoints.load_model(run_dir)
+        data = input_pipeline.load(checkpoints.read_config(run_dir)["dataset"], FLAGS.data_dir, FLAGS.archive)
         with checkpoints.lock(run_dir):
-            export.export(model, input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive), run_dir, FLAGS.tflite)
+            export.export(export.inference_model(model), data, run_dir, FLAGS.tflite)
+        print(f"exported to {run_dir}")
         return
     strategy = distribution.get_strategy(FLAGS.distribute)  # Several workers meet here, before anything else.
-    config = configuration()
-    checkpoints.check_config(run_dir, config, FLAGS.resume)
-    # Of several workers the first keeps what it writes; the others write to a folder that ends with them.
+    config = configuration(run_dir)
+    if not FLAGS.overwrite:
+        asked = FLAGS["num_cycles"].present > 0
+        checkpoints.check_config(run_dir, config, resume=FLAGS.resume, may_change_cycles=asked)
+        if is_finished(run_dir, config):
+            print(f"{run_dir} is finished: {config['num_epochs']} epochs are done. Raise --num_epochs to train on.")
+            print_next_steps(run_dir)
+            return
+    # Of several workers only the first keeps what it writes. The others write to a temporary folder.
     chief = distribution.is_chief(strategy)
     scratch = None if chief else tempfile.TemporaryDirectory()
     out_dir = run_dir if chief else pathlib.Path(scratch.name)
     with checkpoints.lock(out_dir):
+        if FLAGS.overwrite and chief:
+            checkpoints.remove_run(run_dir)
         train(config, strategy, run_dir, out_dir)
 
 
+def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
+    """Returns whether the run has done all of its steps, and has been scored and exported as the flags ask."""
+    size = input_pipeline.train_size(config["dataset"])
+    num_steps = schedule.num_steps(config["num_epochs"], size, config["batch_size"])
+    exports = ["model.keras"] * FLAGS.export + ["model_int8.tflite"] * FLAGS.tflite
+    return checkpoints.scored_step(run_dir) == num_steps and all((run_dir / name).exists() for name in exports)
+
+
+def print_next_steps(run_dir: pathlib.Path) -> None:
+    print(f"Look at the curves:   tensorboard --logdir {run_dir}")
+    print(f"Score the ten crops:  python evaluate.py --run_dir={run_dir} --ten_crop")
+
+
 def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:
-    """Goes on with the run in run_dir from its last checkpoint, to its end; what it writes goes to out_dir."""
+    """Trains from the last checkpoint in run_dir, if any, to the end of the run, and writes to out_dir."""
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
     training_split, validation = data.splits["train"], data.splits["validation"]
     length = (FLAGS.num_epochs, len(training_split), FLAGS.batch_size)
@@ -64,6 +89,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         raise ValueError(f"--batch_size={FLAGS.batch_size} cannot be shared evenly by {replicas} devices")
     if FLAGS.num_cycles > num_steps:
         raise ValueError(f"--num_cycles={FLAGS.num_cycles} is more than the run's {num_steps} steps")
+    if FLAGS.jit_compile and replicas > 1:
+        raise ValueError(f"--jit_compile trains on one device, not on {replicas}: add --distribute=none")
 
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(config["precision"])
@@ -79,12 +106,13 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             weight_decay=FLAGS.weight_decay,
             clip_norm=FLAGS.clip_norm,
             sync_batch_norm=FLAGS.sync_batch_norm,
+            jit_compile=FLAGS.jit_compile,
         )
     saved = checkpoints.Checkpoints(out_dir, trainer)
     saved.restore(run_dir)
     done = int(trainer.step.numpy())
-    parameters = sum(weight.shape.num_elements() for weight in model.trainable_weights)
     device = distribution.describe_devices(strategy)
+    parameters = cost.parameters(model)
     print(f"{FLAGS.model}: {parameters:,} parameters, in {config['precision']} on {device}, to {run_dir}")
     print(f"{done} of {num_steps} steps done", flush=True)
 
@@ -98,37 +126,41 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
 
     def ask_to_stop(signum, frame):
         stop.append(signum)
-        signal.signal(signum, signal.SIG_DFL)  # The second one does not ask.
+        signal.signal(signum, signal.SIG_DFL)  # A second signal ends the process at once.
         if saved.step == done and any_worker is bool:  # There is nothing to save.
             leave()
 
     def leave():
-        progress.say(f"stopped after step {done}: the same command goes on from there")
+        progress.say(f"stopped after step {done}: start the same command again to resume")
         sys.exit(128 + (stop or [signal.SIGTERM])[0])
 
     def validate():
         scores = evaluation.score(classify, validation)
         epoch = 1 + epoch_ends.index(done)
+        means = metrics.epoch_means(epoch)
         metrics.append(step=done, epoch=epoch, **{f"validation_{name}": value for name, value in scores.items()})
         board.scalars("validation", done, **scores)
         board.flush()
-        progress.say(f"epoch {epoch}: validation top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
+        progress.say(
+            f"epoch {epoch}/{FLAGS.num_epochs}: loss {means['loss']:.4f}, top-1 {means['top_1']:.2%}, validation top-1 "
+            f"{scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}, {saved.training_time()} of training"
+        )
         progress.restart(done)
-        return scores
+        saved.restart_clock()
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, ask_to_stop)
 
-    if done in epoch_ends:  # The checkpoint of an epoch's end is from before its validation.
-        scores = validate()
+    if done in epoch_ends:  # The checkpoint of an epoch's end is written before the epoch's validation.
+        validate()
     batches = strategy.distribute_datasets_from_function(
         lambda context: input_pipeline.train_batches(
             training_split, FLAGS.batch_size, FLAGS.seed, done, num_steps, context
         )
     )
-    for images, which, labels in batches:
+    for images, which, labels in distribution.on_device(batches, strategy):
         if done == 0:
-            board.start(config, strategy.experimental_local_results(images)[0].numpy())
+            board.start(run_dir.name, config, strategy.experimental_local_results(images)[0].numpy())
         trainer.train_step(images, which, labels)
         done += 1
         epoch = 1 + bisect.bisect_left(epoch_ends, done)
@@ -147,25 +179,31 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
                 board.scalars("train", done, loss_scale=trainer.loss_scale, skipped_steps=trainer.skipped.numpy())
             trainer.reset_means()
             progress.restart(done)
-        stopped = any_worker(stop)
+        # Several workers ask each other, which takes an exchange, so they do not at every step.
+        stopped = any_worker(stop) if logged or cycle_ended or any_worker is bool else False
         if epoch_ended or cycle_ended or stopped or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
-            trainer.means()  # Nothing that has diverged is saved.
-            if cycle_ended:
+            trainer.means()  # Raises if training has diverged, so that no such state is saved.
+            if cycle_ended and FLAGS.keep_cycles:
                 saved.save_cycle(1 + cycle_ends.index(done))
             board.flush()
             saved.save()
-            checkpoints.write_json(
-                out_dir / "time.json", {"seconds": float(saved.seconds), "steps": done, "device": device}
-            )
+            time = {"seconds": float(saved.seconds), "steps": done, "device": device}
+            checkpoints.write_json(out_dir / "time.json", time)
         if stopped:
             leave()
         if epoch_ended:
-            scores = validate()
+            validate()
 
     if out_dir == run_dir:
-        progress.say(f"trained for {datetime.timedelta(seconds=round(float(saved.seconds)))}; exporting to {run_dir}")
-        checkpoints.write_json(run_dir / "evaluation.json", evaluation.result(scores, "validation", validation))
-        export.export(model, data, run_dir, FLAGS.tflite)
+        progress.say(f"trained for {saved.training_time()}; scoring and exporting")
+        model = export.inference_model(model)
+        scores = evaluation.score(evaluation.classifier(model, data.mean_image), validation)
+        if FLAGS.export:
+            export.export(model, data, run_dir, FLAGS.tflite)
+        checkpoints.write_json(run_dir / "evaluation.json", evaluation.result(scores, "validation", validation, done))
+        progress.say(f"validation top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%} by the centre crop")
+        progress.close()
+        print_next_steps(run_dir)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from models.batch_norm import BatchNormalization
+from models.layers import BatchNormalization
 
 
 def alexnet(num_classes: int = 200, dropout: float = 0.0) -> keras.Model:
@@ -26,10 +26,10 @@ def alexnet(num_classes: int = 200, dropout: float = 0.0) -> keras.Model:
     x = conv(inputs, 64, 7, "conv1")
     x = conv(x, 64, 5, "conv2")
     x = layers.MaxPooling2D(2, name="pool2")(x)
-    x = BatchNormalization(momentum=0.9, name="bn2")(x)
+    x = BatchNormalization(name="bn2")(x)
     x = conv(x, 128, 5, "conv3")
     x = layers.MaxPooling2D(2, name="pool3")(x)
-    x = BatchNormalization(momentum=0.9, name="bn3")(x)
+    x = BatchNormalization(name="bn3")(x)
     x = conv(x, 256, 3, "conv4")
     x = conv(x, 256, 3, "conv5")
     x = layers.MaxPooling2D(2, name="pool5")(x)

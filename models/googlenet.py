@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from models.batch_norm import BatchNormalization
+from models.layers import conv_bn_relu
 
 # Each inception module: 1x1 | 1x1 reduce, 3x3 | 1x1 reduce, 5x5 | 1x1 after the pool.
 INCEPTION = {
@@ -40,17 +40,10 @@ def googlenet(
     """
 
     def conv(x, filters, kernel_size, name):
-        x = layers.Conv2D(
-            filters,
-            kernel_size,
-            padding="same",
-            use_bias=not batch_norm,
-            kernel_initializer="he_normal",
-            name=name,
-        )(x)
         if batch_norm:
-            x = BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
-        return layers.ReLU(name=f"{name}_relu")(x)
+            return conv_bn_relu(x, filters, kernel_size, name=name)
+        conv = layers.Conv2D(filters, kernel_size, padding="same", kernel_initializer="he_normal", name=name)
+        return layers.ReLU(name=f"{name}_relu")(conv(x))
 
     def inception(x, filters, name):
         ones, reduce3, threes, reduce5, fives, pooled = filters

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from models.batch_norm import BatchNormalization
+from models.layers import conv_bn, conv_bn_relu
 
 
 def resnet20(num_classes: int = 200, shortcuts: bool = True) -> keras.Model:
@@ -23,32 +23,18 @@ def resnet20(num_classes: int = 200, shortcuts: bool = True) -> keras.Model:
       A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.
     """
 
-    def conv_bn(x, filters, kernel_size, strides, name):
-        x = layers.Conv2D(
-            filters,
-            kernel_size,
-            strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="he_normal",
-            name=name,
-        )(x)
-        return BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
-
     def basic_block(x, filters, strides, name):
         shortcut = x
         if shortcuts and strides != 1:
-            shortcut = conv_bn(x, filters, 1, strides, f"{name}_shortcut")
-        x = conv_bn(x, filters, 3, strides, f"{name}_conv1")
-        x = layers.ReLU(name=f"{name}_relu1")(x)
-        x = conv_bn(x, filters, 3, 1, f"{name}_conv2")
+            shortcut = conv_bn(x, filters, 1, strides, name=f"{name}_shortcut")
+        x = conv_bn_relu(x, filters, 3, strides, name=f"{name}_conv1")
+        x = conv_bn(x, filters, 3, name=f"{name}_conv2")
         if shortcuts:
             x = layers.Add(name=f"{name}_add")([x, shortcut])
         return layers.ReLU(name=name)(x)
 
     inputs = keras.Input((56, 56, 3), name="image")
-    x = conv_bn(inputs, 64, 7, 1, "stem")
-    x = layers.ReLU(name="stem_relu")(x)
+    x = conv_bn_relu(inputs, 64, 7, name="stem")
     for stage, filters in enumerate((64, 128, 256, 512), start=1):
         x = basic_block(x, filters, 1 if stage == 1 else 2, f"stage{stage}_block1")
         x = basic_block(x, filters, 1, f"stage{stage}_block2")

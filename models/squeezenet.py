@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from models.batch_norm import BatchNormalization
+from models.layers import conv_bn, conv_bn_relu
 
 # Each fire module: the filters of its squeeze layer, and of each of the two halves of its expand layer.
 FIRE = {
@@ -49,27 +49,14 @@ def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float
     if bypass not in BYPASSES:
         raise ValueError(f"no bypass is called {bypass!r}; there are {', '.join(map(repr, BYPASSES))}")
 
-    def conv_bn(x, filters, kernel_size, name):
-        x = layers.Conv2D(
-            filters,
-            kernel_size,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="he_normal",
-            name=name,
-        )(x)
-        return BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
-
-    def conv(x, filters, kernel_size, name):
-        return layers.ReLU(name=f"{name}_relu")(conv_bn(x, filters, kernel_size, name))
-
     def fire(x, squeeze, expand, name):
-        x = conv(x, squeeze, 1, f"{name}_squeeze")
-        halves = [conv(x, expand, 1, f"{name}_expand1x1"), conv(x, expand, 3, f"{name}_expand3x3")]
-        return layers.Concatenate(name=name)(halves)
+        x = conv_bn_relu(x, squeeze, 1, name=f"{name}_squeeze")
+        ones = conv_bn_relu(x, expand, 1, name=f"{name}_expand1x1")
+        threes = conv_bn_relu(x, expand, 3, name=f"{name}_expand3x3")
+        return layers.Concatenate(name=name)([ones, threes])
 
     inputs = keras.Input((56, 56, 3), name="image")
-    x = conv(inputs, 96, 7, "conv1")
+    x = conv_bn_relu(inputs, 96, 7, name="conv1")
     for number, (squeeze, expand) in FIRE.items():
         name = f"fire{number}"
         shortcut = x
@@ -77,7 +64,7 @@ def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float
         if bypass and number % 2:
             x = layers.Add(name=f"{name}_add")([x, shortcut])
         elif bypass == "complex":
-            x = layers.Add(name=f"{name}_add")([x, conv_bn(shortcut, 2 * expand, 1, f"{name}_bypass")])
+            x = layers.Add(name=f"{name}_add")([x, conv_bn(shortcut, 2 * expand, 1, name=f"{name}_bypass")])
         if number in POOL_AFTER:
             x = layers.MaxPooling2D(3, 2, padding="same", name=f"pool{number}")(x)
     x = layers.Dropout(dropout, name="dropout9")(x)

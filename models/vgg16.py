@@ -3,13 +3,13 @@
 import keras
 from keras import layers
 
-from models.batch_norm import BatchNormalization
+from models.layers import BatchNormalization, conv_bn_relu
 
 # Configuration D: the filters of each stage's 3x3 convolutions, and how many there are.
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
-def vgg16(num_classes: int = 200, dropout: float = 0.5) -> keras.Model:
+def vgg16(num_classes: int = 200, dropout: float = 0.0) -> keras.Model:
     """VGG-16 (Simonyan and Zisserman, arXiv:1409.1556, Table 1, configuration D) for 56x56 images.
 
     Its thirteen convolutions and five pools are theirs: 56-28-14-7-3-1. The dense layers get 512 numbers in place of
@@ -22,28 +22,23 @@ def vgg16(num_classes: int = 200, dropout: float = 0.5) -> keras.Model:
 
     Args:
       num_classes: The number of logits.
-      dropout: The rate after each of the two hidden dense layers, where Simonyan and Zisserman have it.
+      dropout: The rate after each of the two hidden dense layers, where Simonyan and Zisserman have 0.5.
 
     Returns:
       A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.
     """
 
-    def bn_relu(x, name):
-        x = BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
-        return layers.ReLU(name=f"{name}_relu")(x)
-
     inputs = keras.Input((56, 56, 3), name="image")
     x = inputs
     for stage, (filters, convolutions) in enumerate(STAGES, start=1):
         for number in range(1, convolutions + 1):
-            name = f"conv{stage}_{number}"
-            conv = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=name)
-            x = bn_relu(conv(x), name)
+            x = conv_bn_relu(x, filters, 3, name=f"conv{stage}_{number}")
         x = layers.MaxPooling2D(2, name=f"pool{stage}")(x)
     x = layers.Flatten(name="flatten")(x)
     for name in ("fc6", "fc7"):
         x = layers.Dense(1024, use_bias=False, kernel_initializer="he_normal", name=name)(x)
-        x = bn_relu(x, name)
+        x = BatchNormalization(name=f"{name}_bn")(x)
+        x = layers.ReLU(name=f"{name}_relu")(x)
         x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
     logits = layers.Dense(num_classes, kernel_initializer="zeros", dtype="float32", name="logits")(x)
     return keras.Model(inputs, logits, name="vgg16")

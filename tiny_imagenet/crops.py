@@ -1,8 +1,7 @@
 """The paper's ten-crop augmentation (section 4.2.1) and the normalisation that goes with it (section 3).
 
 The ten crops of a 64x64 image are its four 56x56 corners and its centre, 0 to 4, and the same five mirrored left-right,
-5 to 9. The input pipeline slices them out of its arrays by NumPy; `crop` takes them inside a TensorFlow graph, by one
-gather of pixels, so that a batch may hold a different one of each image there too.
+5 to 9.
 """
 
 import numpy as np
@@ -18,45 +17,28 @@ CORNERS = ((0, 0), (0, _FAR), (_FAR, 0), (_FAR, _FAR), (_MIDDLE, _MIDDLE))
 """The top left pixel, (y, x), of crops 0 to 4 and, before they are mirrored, of 5 to 9."""
 
 
-def slice_crop(images: np.ndarray, which: int) -> np.ndarray:
-    """The same one of the ten crops of every image, as a view: from (..., 64, 64, C) to (..., 56, 56, C)."""
+def slice_crop(images: np.ndarray | tf.Tensor, which: int) -> np.ndarray | tf.Tensor:
+    """Takes the same one of the ten crops of every image: (..., 64, 64, C) to (..., 56, 56, C); of an array, a view."""
     y, x = CORNERS[which % 5]
     crops = images[..., y : y + CROP_SIZE, x : x + CROP_SIZE, :]
     return crops[..., ::-1, :] if which >= 5 else crops
 
 
-_PIXELS = np.arange(IMAGE_SIZE**2, dtype=np.int32).reshape(IMAGE_SIZE, IMAGE_SIZE, 1)
-TEN_CROPS = np.stack([slice_crop(_PIXELS, which).reshape(-1) for which in range(10)])
-"""Of each crop the pixels, as positions in the image read row by row: (10, 56 * 56) int32."""
+def ten_crops(images: np.ndarray) -> np.ndarray:
+    """Takes all ten crops of every image: (..., 64, 64, C) to (10, ..., 56, 56, C)."""
+    return np.stack([slice_crop(images, which) for which in range(10)])
 
 
-def crop(images: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
-    """Takes one of the ten crops of each image.
-
-    Args:
-      images: (N, 64, 64, 3) of any dtype.
-      which: (N,) int32, the crop of each image, 0 to 9.
-
-    Returns:
-      (N, 56, 56, 3), of the images' dtype.
-    """
-    pixels = tf.reshape(images, (-1, IMAGE_SIZE**2, 3))
-    pixels = tf.gather(pixels, tf.gather(TEN_CROPS, which), batch_dims=1)
-    return tf.reshape(pixels, (-1, CROP_SIZE, CROP_SIZE, 3))
-
-
-def normalise(crops: tf.Tensor, which: tf.Tensor, mean_image: np.ndarray) -> tf.Tensor:
+def normalise(crops: tf.Tensor, mean_crops: tf.Tensor) -> tf.Tensor:
     """Subtracts from each crop the same crop of the mean image, and scales.
 
-    This is the paper's subtraction of the mean image before the crop, put after it so that crops travel as uint8.
+    The paper subtracts the mean image before the crop. Here the crop comes first, so that images travel as uint8.
 
     Args:
-      crops: (N, 56, 56, 3) uint8.
-      which: (N,) int32, the crop that each is, 0 to 9.
-      mean_image: (64, 64, 3) float32, the training set's.
+      crops: (N, 56, 56, 3), of any dtype.
+      mean_crops: (N, 56, 56, 3) float32, or (56, 56, 3) if all crops are the same one.
 
     Returns:
       (N, 56, 56, 3) float32.
     """
-    mean_crops = crop(np.repeat(mean_image[None], 10, axis=0), tf.range(10))
-    return (tf.cast(crops, tf.float32) - tf.gather(mean_crops, which)) / SCALE
+    return (tf.cast(crops, tf.float32) - mean_crops) / SCALE

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tiny_imagenet import crops, preparation
+from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,12 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
     mean_image = np.array(preparation.read_array(decoded / "mean_image.npy", "float32", image))
     wnids = builder.info.features["label"].names
     return TinyImageNet(splits, mean_image, wnids, list(builder.info.metadata["words"]))
+
+
+def train_size(dataset: str) -> int:
+    """Returns the number of training images of a data set that need not be prepared yet."""
+    (config,) = (config for config in Builder.BUILDER_CONFIGS if config.name == dataset)
+    return config.num_classes * config.train_per_class
 
 
 def shuffled_indices(step: tf.Tensor, size: int, batch_size: int, seed: int) -> tf.Tensor:

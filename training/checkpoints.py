@@ -1,6 +1,7 @@
 """The run directory: its configuration, the checkpoints to resume from, and those that are kept."""
 
 import contextlib
+import datetime
 import fcntl
 import json
 import pathlib
@@ -13,9 +14,32 @@ import keras
 import tensorflow as tf
 
 import models
+from models.layers import to_plain_keras
 from training.step import Trainer
+from training.summaries import EVENTS
 
 MAX_TO_KEEP = 2
+WRITTEN = (
+    "checkpoints",
+    "train",
+    "validation",
+    "saved_model",
+    "metrics.csv",
+    "time.json",
+    "evaluation.json",
+    "evaluation_*.json",
+    "model.keras",
+    "model.tflite",
+    "model_int8.tflite",
+    "config.json",
+)
+"""What a run directory holds, config.json last: without it, the rest is another program's."""
+CHECKPOINTS = (
+    "checkpoints/checkpoint",
+    "checkpoints/ckpt-*",
+    "checkpoints/cycles/checkpoint",
+    "checkpoints/cycles/cycle-*",
+)
 DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # What TensorFlow raises of such a checkpoint.
 
 
@@ -45,23 +69,81 @@ def read_config(run_dir: pathlib.Path) -> dict:
     return config
 
 
-def check_config(run_dir: pathlib.Path, config: dict, resume: bool) -> None:
-    """Sees that the directory holds no run, or one of this configuration that may be resumed.
+def has_run(run_dir: pathlib.Path) -> bool:
+    """Returns whether the directory holds a run. A run exists from its first checkpoint on."""
+    return (run_dir / "config.json").exists() and bool(_steps(run_dir))
+
+
+def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_change_cycles: bool = False) -> None:
+    """Checks that a run may start in the directory, or resume there with this configuration.
+
+    What a failed start has left does not count as a run.
+
+    Args:
+      run_dir: The directory, which need not exist.
+      config: The configuration, or a part of it.
+      resume: Whether a run may be resumed.
+      may_change_cycles: Whether a run with more epochs than before may have cycles of another length than before.
 
     Raises:
-      OSError: if it is no directory.
-      ValueError: if it holds another run, or one that is not to be resumed.
+      OSError: if `run_dir` is a file.
+      ValueError: if it holds files of another program, a run of another configuration, or one that may not resume.
     """
     if run_dir.exists() and not run_dir.is_dir():
-        raise NotADirectoryError(f"{run_dir} is a file: give another --run_dir")
+        raise NotADirectoryError(f"{run_dir} is a file: choose another --run_dir")
     if not (run_dir / "config.json").exists():
+        for path in (path for name in WRITTEN for path in run_dir.glob(name)):
+            raise ValueError(f"{path} was not written by a run of this project: choose another --run_dir")
+        return
+    kept = read_config(run_dir)
+    if not has_run(run_dir):
         return
     if not resume:
-        raise ValueError(f"{run_dir} holds a run: leave out --noresume to go on with it, or give another --run_dir")
-    kept = read_config(run_dir)
-    differing = [f"{key} {kept.get(key)!r}, not {value!r}" for key, value in config.items() if kept.get(key) != value]
+        raise ValueError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or choose another --run_dir")
+    longer = config.get("num_epochs", 0) > kept.get("num_epochs", 0)
+    if longer:  # The learning rate depends on both, by the length of a cycle.
+        epochs, cycles = kept["num_epochs"], kept["num_cycles"]
+        same_length = config["num_epochs"] * cycles / epochs
+        if config["num_cycles"] != same_length and not may_change_cycles:
+            keep = f"pass --num_cycles={same_length:g} to keep their length, or " if same_length.is_integer() else ""
+            raise ValueError(
+                f"{run_dir} has {cycles} cycles in {epochs} epochs: {keep}pass --num_cycles to change their length"
+            )
+        kept = kept | {key: config[key] for key in ("num_epochs", "num_cycles")}
+    differing = [f"{key}={kept.get(key)}, not {value}" for key, value in config.items() if kept.get(key) != value]
     if differing:
-        raise ValueError(f"{run_dir} holds a run with {', '.join(differing)}: give this one another --run_dir")
+        raise ValueError(
+            f"{run_dir} holds a run with {'; '.join(differing)}: use the same flags, or choose another --run_dir"
+        )
+
+
+def scored_step(run_dir: pathlib.Path) -> int | None:
+    """Returns the newest checkpoint's step if evaluation.json is of that step, else None."""
+    try:
+        step = json.loads((run_dir / "evaluation.json").read_text()).get("step")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return step if _steps(run_dir)[:1] == [step] else None
+
+
+def remove_run(run_dir: pathlib.Path) -> None:
+    """Removes the run that the directory holds, and nothing that this project did not write.
+
+    Raises:
+      ValueError: if the directory holds no run of this project.
+    """
+    check_config(run_dir, {})
+    if not (run_dir / "config.json").exists():
+        return
+    _clear(run_dir / "checkpoints")
+    shutil.rmtree(run_dir / "saved_model", ignore_errors=True)
+    for pattern in (*CHECKPOINTS, f"train/{EVENTS}", f"validation/{EVENTS}", *WRITTEN):
+        for path in run_dir.glob(pattern):
+            if path.is_file():
+                path.unlink()
+    for folder in ("checkpoints/cycles", "checkpoints", "train", "validation"):
+        with contextlib.suppress(OSError):  # It holds other files, or does not exist.
+            (run_dir / folder).rmdir()
 
 
 @contextlib.contextmanager
@@ -103,33 +185,41 @@ class Checkpoints:
         _clear(folder)
         self._newest = tf.train.CheckpointManager(everything, str(folder), MAX_TO_KEEP)
         self._cycles = tf.train.CheckpointManager(weights, str(folder / "cycles"), None, checkpoint_name="cycle")
-        self._saved = time.monotonic()
+        self._saved = self._clock = time.monotonic()
 
     def restore(self, run_dir: pathlib.Path) -> None:
-        """Restores a run's newest checkpoint that is whole, if it has any.
+        """Restores the newest checkpoint of the run in `run_dir` that is not damaged, if there is a run.
 
         Raises:
-          ValueError: if all are damaged.
+          ValueError: if all checkpoints are damaged.
         """
-        if _restore_newest(run_dir, lambda path: self._newest.checkpoint.restore(path).assert_consumed()):
-            self.step = int(self._trainer.step.numpy())
-        self._saved = time.monotonic()
+        if _steps(run_dir):
+            self.step = _restore_newest(run_dir, lambda path: self._newest.checkpoint.restore(path).assert_consumed())
+        self._saved = self._clock = time.monotonic()
 
     def minutes_since_save(self) -> float:
         return (time.monotonic() - self._saved) / 60
 
+    def restart_clock(self) -> None:
+        """Leaves out of `seconds` the time since the last checkpoint or restart, as it was no training."""
+        self._clock = time.monotonic()
+
+    def training_time(self) -> datetime.timedelta:
+        """Returns the time that the steps up to the newest checkpoint took."""
+        return datetime.timedelta(seconds=round(float(self.seconds)))
+
     def save(self) -> None:
-        """Saves everything, and then drops the oldest.
+        """Writes a checkpoint, and then removes the oldest.
 
         Raises:
-          OSError: if it cannot be written: the others are still there.
+          OSError: if it cannot be written. The others are kept.
         """
-        now = time.monotonic()
-        self.seconds.assign_add(now - self._saved)
+        self.seconds.assign_add(time.monotonic() - self._clock)
         step = int(self._trainer.step.numpy())
         with _writing(self._newest.directory):
             self._newest.save(step)
-        self.step, self._saved = step, now
+        self.step = step
+        self._saved = self._clock = time.monotonic()
 
     def save_cycle(self, cycle: int) -> None:
         """Keeps the weights of the end of a cycle, counted from 1.
@@ -141,18 +231,23 @@ class Checkpoints:
             self._cycles.save(cycle)
 
 
-def load_model(run_dir: pathlib.Path) -> keras.Model:
-    """Builds a run's network, auxiliary heads and all, in float32, with the weights of its newest whole checkpoint.
+def load_model(run_dir: pathlib.Path) -> tuple[keras.Model, int]:
+    """Builds a run's network in float32, auxiliary classifiers included, with the weights of its newest checkpoint.
+
+    It consists of Keras' own layers alone, as the exported model does, so that both give the same probabilities.
+
+    Returns:
+      The network, and the checkpoint's step.
 
     Raises:
       FileNotFoundError: if the directory holds no run, or no checkpoint.
       ValueError: if what it holds is damaged.
     """
     name = read_config(run_dir)["model"]
-    model = models.build(name, training=True)
-    if not _restore_newest(run_dir, lambda path: load_weights(model, path)):
+    model = to_plain_keras(models.build(name, training=True))
+    if not has_run(run_dir):
         raise FileNotFoundError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
-    return model
+    return model, _restore_newest(run_dir, lambda path: load_weights(model, path))
 
 
 def load_weights(model: keras.Model, path: str) -> None:
@@ -181,42 +276,48 @@ def last_cycles(run_dir: pathlib.Path, count: int) -> list[str]:
     return [str(path) for path in paths[-count:]]
 
 
-def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> bool:
-    """Restores the newest checkpoint that can be, telling of those that cannot; False if there is none at all.
+def _steps(run_dir: pathlib.Path) -> list[int]:
+    """Returns the steps of the run's checkpoints, the newest first.
 
-    TensorFlow's own list, the file `checkpoint`, may be damaged as well, so the checkpoints themselves count. Of each
-    the index is written last.
+    TensorFlow's own list, the file `checkpoint`, may be damaged too, so the checkpoints themselves count. The index of
+    a checkpoint is written last.
     """
     names = [path.stem.removeprefix("ckpt-") for path in (run_dir / "checkpoints").glob("ckpt-*.index")]
-    steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> int:
+    """Restores the newest checkpoint that is not damaged, with a line on those that are. Returns its step."""
+    steps = _steps(run_dir)
     for older, step in enumerate(steps, start=1):
         path = run_dir / "checkpoints" / f"ckpt-{step}"
         try:
             restore(str(path))
-            return True
         except DAMAGED as error:
             problem = f"checkpoint {path} is damaged, or of another network"
             if older == len(steps):
-                raise ValueError(f"{problem}: give another --run_dir") from error
+                raise ValueError(f"{problem}: choose another --run_dir, or add --overwrite") from error
             print(f"{problem}: trying the one of step {steps[older]}", file=sys.stderr, flush=True)
-    return False
+        else:
+            return step
 
 
 def _clear(folder: pathlib.Path) -> None:
-    """Removes what was not written to its end."""
-    for temporary in [*folder.rglob("*_temp*")]:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for data in folder.rglob("*.data-*"):
-        if not data.with_name(f"{data.name.partition('.data-')[0]}.index").exists():
-            data.unlink()
+    """Removes checkpoints that were not written to their end."""
+    for name in ("ckpt", "cycle"):
+        for path in folder.rglob(f"{name}-*_temp*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for data in folder.rglob(f"{name}-*.data-*"):
+            if not data.with_name(f"{data.name.partition('.data-')[0]}.index").exists():
+                data.unlink()
 
 
 @contextlib.contextmanager
 def _writing(folder: str) -> Iterator[None]:
-    """Turns what TensorFlow raises of a full disk, which it calls an exhausted resource, into an OSError."""
+    """Turns TensorFlow's error for a full disk, ResourceExhaustedError, into an OSError."""
     try:
         yield
     except tf.errors.OpError as error:
         _clear(pathlib.Path(folder))
-        remedy = "make room, or mend it, and start the same command again: it goes on from the last checkpoint"
+        remedy = "make room, and start the same command again to resume from the last checkpoint"
         raise OSError(f"cannot write to {folder} ({error.message}): {remedy}") from error

@@ -48,7 +48,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
-    """A function that tells every worker whether the flag is set at one of them; all must call it together."""
+    """Returns a function that tells every worker whether a flag is set at one of them. All must call it together."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return bool
 
@@ -60,6 +60,14 @@ def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
         return strategy.experimental_local_results(strategy.run(of_replica, args=(flag,)))[0]
 
     return lambda flag: bool(count(tf.constant(float(bool(flag)))) > 0)
+
+
+def on_device(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.data.Dataset:
+    """Prefetches batches to the GPU, so that a step need not wait for its images. Several devices' strategies do so."""
+    gpus = tf.config.list_logical_devices("GPU")
+    if strategy.num_replicas_in_sync > 1 or not gpus:
+        return batches
+    return batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name, buffer_size=2))
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:

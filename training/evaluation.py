@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy, by the centre crop or by the mean of the softmax over the ten crops."""
+"""Top-1 and top-5 accuracy, by the centre crop or by the mean softmax of the ten crops."""
 
 from collections.abc import Callable
 
@@ -16,52 +16,62 @@ Classifier = Callable[[tf.Tensor], tf.Tensor]
 
 
 def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = False) -> Classifier:
-    """The whole way from raw images to probabilities.
+    """Returns a function from raw images to probabilities.
 
     Args:
-      model: From normalised crops, (N, 56, 56, 3) floats, to logits; of several outputs the first counts.
-      mean_image: (64, 64, 3) float32, the training set's.
-      ten_crop: Whether to average the softmax over the ten crops, rather than to take the centre crop's.
+      model: From normalised crops, (N, 56, 56, 3) floats, to logits. If it has several outputs, the first is used.
+      mean_image: (64, 64, 3) float32, the mean of the training images.
+      ten_crop: Whether to average the softmax over the ten crops. By default, only the centre crop is used.
     """
+
+    mean_crops = crops.ten_crops(mean_image)
+
+    def softmax(images, mean_crop):
+        logits, *_ = tf.nest.flatten(model(crops.normalise(images, mean_crop), training=False))
+        return tf.nn.softmax(logits)
 
     @tf.function(input_signature=[tf.TensorSpec((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), tf.uint8)])
     def probabilities(images):
-        def of_crop(number):
-            which = tf.fill(tf.shape(images)[:1], number)
-            inputs = crops.normalise(crops.crop(images, which), which, mean_image)
-            return tf.nn.softmax(tf.nest.flatten(model(inputs, training=False))[0])
-
         if not ten_crop:
-            return of_crop(crops.CENTRE)
+            return softmax(crops.slice_crop(images, crops.CENTRE), mean_crops[crops.CENTRE])
+        ten = tf.stack([crops.slice_crop(images, which) for which in range(10)])
         # One crop after the other, so that ten take no more memory than one.
-        softmax = tf.map_fn(of_crop, tf.range(10), fn_output_signature=tf.float32, parallel_iterations=1)
-        return tf.reduce_mean(softmax, axis=0)
+        each = tf.map_fn(lambda of: softmax(*of), (ten, mean_crops), tf.float32, parallel_iterations=1)
+        return tf.reduce_mean(each, axis=0)
 
     return probabilities
 
 
 def predict(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """The probabilities of every image of a split, in its order: (n, classes) float32."""
+    """Returns the probabilities of every image of a split, in its order: (n, classes) float32."""
     return np.concatenate([classify(images).numpy() for images, _ in evaluation_batches(split, batch_size)])
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The mean cross-entropy, "loss", and the accuracies "top_1" and "top_5", as fractions."""
+    """Returns the mean "cross_entropy", and the accuracies "top_1" and "top_5" as fractions."""
     own = probabilities[np.arange(len(labels)), labels]
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]  # Of equals, the first, as argmax has it.
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]  # The first of equals, as argmax does.
     right = best == labels[:, None]
     return {
-        "loss": float(-np.mean(np.log(np.maximum(own, np.finfo(np.float32).tiny)))),
+        "cross_entropy": float(-np.mean(np.log(np.maximum(own, np.finfo(np.float32).tiny)))),
         "top_1": float(np.mean(right[:, 0])),
         "top_5": float(np.mean(right.any(axis=1))),
     }
 
 
 def score(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE) -> dict[str, float]:
-    """The accuracy over a split; see `accuracy`."""
+    """Scores every image of a split; see `accuracy`."""
     return accuracy(predict(classify, split, batch_size), split.labels)
 
 
-def result(scores: dict[str, float], name: str, split: Split, ten_crop: bool = False, snapshots: int = 1) -> dict:
-    """What evaluation.json holds: the scores, of which images they are, and how they were had."""
-    return {"split": name, "images": len(split), **scores, "ten_crop": ten_crop, "snapshots": snapshots}
+def result(
+    scores: dict[str, float],
+    name: str,
+    split: Split,
+    step: int | None = None,
+    ten_crop: bool = False,
+    snapshots: int = 1,
+) -> dict:
+    """Returns the content of evaluation.json: the scores, and how they were measured."""
+    how = {"step": step, "ten_crop": ten_crop, "snapshots": snapshots}
+    return {"split": name, "images": len(split), **scores, **how}

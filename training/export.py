@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 import models
+from models.layers import to_plain_keras
 from tiny_imagenet import crops
 from tiny_imagenet.input_pipeline import TinyImageNet
 from training import evaluation, tflite
@@ -16,7 +17,7 @@ TOP_K = 5
 
 
 def inference_model(model: keras.Model) -> keras.Model:
-    """A copy of the network in float32, which every device computes, and without its auxiliary heads."""
+    """Copies a trained network into a float32 one of Keras' own layers, without its auxiliary classifiers."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -24,23 +25,11 @@ def inference_model(model: keras.Model) -> keras.Model:
     finally:
         keras.config.set_dtype_policy(policy)
     copy.set_weights(model.get_weights())
-    return plain_keras(keras.Model(copy.input, copy.outputs[0], name=copy.name))
-
-
-def plain_keras(model: keras.Model) -> keras.Model:
-    """The same network of Keras' own layers alone, which Keras loads without this project."""
-
-    def plain(layer):
-        kind = keras.layers.BatchNormalization if isinstance(layer, keras.layers.BatchNormalization) else type(layer)
-        return kind.from_config(layer.get_config())
-
-    clone = keras.models.clone_model(model, clone_function=plain)
-    clone.set_weights(model.get_weights())
-    return clone
+    return to_plain_keras(keras.Model(copy.input, copy.outputs[0], name=copy.name))
 
 
 def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_tflite: bool = False) -> None:
-    """Writes `saved_model/` and `model.keras` to the run directory, replacing older ones.
+    """Writes a network as `saved_model/` and `model.keras` to the run directory, replacing older ones.
 
     The SavedModel takes raw images, and does its own crop, mean and scale. Its signatures are `serving_default`, from
     `images` (N, 64, 64, 3) uint8, and `serve_jpeg`, from `jpegs` (N,) encoded images of 64x64 pixels. Both return
@@ -49,9 +38,12 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
 
     `model.keras` is the network alone: normalised (N, 56, 56, 3) crops to logits.
 
-    `with_tflite` adds the two files of `tflite.export`.
+    Args:
+      model: The network in float32; see `inference_model`.
+      data: For the mean image and the classes.
+      run_dir: The folder to write to.
+      with_tflite: Whether to write the two files of `tflite.export` too.
     """
-    model = inference_model(model)
     classify = evaluation.classifier(model, data.mean_image)
     wnids, words = tf.constant(data.wnids), tf.constant(data.words)
 

@@ -1,6 +1,7 @@
 """The training step: the paper's loss, loss scaling, clipping and optimizer, on one batch."""
 
 import math
+import pathlib
 
 import keras
 import tensorflow as tf
@@ -9,33 +10,62 @@ from tiny_imagenet import crops
 from training import schedule
 
 AUXILIARY_WEIGHT = 0.3
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+# A loss scale that is too high overflows gradients; the loss itself is not scaled.
+MAX_NOT_FINITE = 3  # Successive steps.
+MAX_SKIPPED = 10  # Steps, if they are all steps since the last report.
 
 
-def resolve_precision(precision: str) -> str:
-    """What "auto" stands for: mixed_float16 where there is a GPU; float32 elsewhere, where float16 is emulated."""
-    if precision != "auto":
-        return precision
-    return "mixed_float16" if tf.config.list_physical_devices("GPU") else "float32"
+def default_precision() -> str:
+    """Returns the 16 bits that the hardware computes with, or float32.
+
+    That is mixed_float16 on a GPU (the paper's section 4.2.3), mixed_bfloat16 on a CPU with instructions for bfloat16,
+    and float32 on any other.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return "mixed_float16"
+    return "mixed_bfloat16" if cpu_features() & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+def cpu_features() -> set[str]:
+    """Returns the CPU's feature flags as Linux names them; an empty set on other systems."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
 def l2_loss(model: keras.Model) -> tf.Tensor:
-    """sum(w^2) / 2 over the kernels: neither biases nor batch normalisation's parameters."""
+    """Returns sum(w^2) / 2 over the kernels, without biases and batch normalization's parameters."""
     return tf.add_n([tf.nn.l2_loss(weight) for weight in model.trainable_weights if weight.name == "kernel"])
 
 
 class Trainer(tf.Module):
-    """A network in training: everything that a step reads and writes, and so what a checkpoint holds.
+    """A network in training: all state that a step reads and writes, and so all that a checkpoint holds.
+
+    Build it in the scope of a `tf.distribute` strategy to train on all of the strategy's replicas together.
+
+    Args:
+      model: The network, built for training.
+      mean_image: (64, 64, 3) float32, the mean of the training images.
+      learning_rate: The rate at the start of each cosine cycle.
+      cycle_steps: The length of a cycle in steps; need not be whole.
+      momentum: Of SGD.
+      nesterov: Whether the momentum is Nesterov's.
+      weight_decay: The loss includes this times sum(w^2)/2 over the kernels.
+      clip_norm: Gradients are clipped to this global norm.
+      sync_batch_norm: Whether replicas share batch statistics.
+      jit_compile: Whether XLA compiles the step. Only for a single replica.
 
     Attributes:
-      model: The network, with its auxiliary heads.
-      optimizer: SGD with momentum, under Keras' LossScaleOptimizer where activations are float16.
-      step: Steps done, int64.
-      skipped: Of these, the ones whose gradients were not finite in float16 and so changed nothing, int64.
-      totals: Sums of loss, cross-entropy, top-1 and global norm since the last `reset_means`, and of how many steps.
-      diverged: The first step whose loss or global norm was not finite, but for the skipped; 0 if none, int64.
+      model: The network.
+      optimizer: SGD, wrapped in Keras' `LossScaleOptimizer` where activations are float16.
+      step: The number of steps done, int64.
+      skipped: The number of steps that changed nothing, as their gradients overflowed float16, int64.
+      totals: Sums since the last `reset_means`, float64: of loss, cross-entropy, top-1 and global norm over the steps
+        that were not skipped, of these steps, and of all steps.
+      diverged: The first step that was not skipped and whose loss or global norm was not finite, or 0, int64.
+      not_finite: The number of successive steps, up to the last, whose loss itself was not finite, int64.
 
-    Built in the scope of a tf.distribute strategy, a step is of all its replicas together.
+    Raises:
+      ValueError: if `jit_compile` is set and there are several replicas.
     """
 
     def __init__(
@@ -50,6 +80,7 @@ class Trainer(tf.Module):
         weight_decay: float,
         clip_norm: float,
         sync_batch_norm: bool = True,
+        jit_compile: bool = False,
     ):
         super().__init__()
         self._strategy = tf.distribute.get_strategy()
@@ -61,9 +92,10 @@ class Trainer(tf.Module):
         self.optimizer.build(model.trainable_variables)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.skipped = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.totals = tf.Variable(tf.zeros(5, tf.float64), trainable=False)
+        self.totals = tf.Variable(tf.zeros(6, tf.float64), trainable=False)
         self.diverged = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._mean_image = mean_image
+        self.not_finite = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._mean_crops = crops.ten_crops(mean_image)
         self._learning_rate = learning_rate
         self._cycle_steps = cycle_steps
         self._weight_decay = weight_decay
@@ -75,39 +107,50 @@ class Trainer(tf.Module):
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = sync_batch_norm and self._strategy.num_replicas_in_sync > 1
+        if jit_compile:
+            if self._strategy.num_replicas_in_sync > 1:
+                raise ValueError("jit_compile needs a single replica")
+            self._replica_step = tf.function(self._replica_step, jit_compile=True)
 
     @property
     def loss_scale(self) -> tf.Tensor:
-        """What the loss is multiplied by before its gradient is taken; 1 unless activations are float16."""
+        """The factor that keeps the gradients within float16's range; 1 unless activations are float16."""
         if self.optimizer is self.sgd:
             return tf.constant(1.0)
         return tf.convert_to_tensor(self.optimizer.dynamic_scale)
 
     def learning_rate(self, step) -> tf.Tensor:
-        """The learning rate of a step, counted from 1; see `schedule.cosine_cycles`."""
+        """Returns the learning rate of a step, counted from 1; see `schedule.cosine_cycles`."""
         return schedule.cosine_cycles(step, self._learning_rate, self._cycle_steps)
 
     @tf.function
     def train_step(self, images: tf.Tensor, which: tf.Tensor, labels: tf.Tensor) -> None:
-        """One step of SGD.
+        """Does one step of SGD.
+
+        With several replicas, each argument holds one value per replica.
 
         Args:
-          images: Crops, (N, 56, 56, 3) uint8; of several replicas, to each its part, as for `which` and `labels`.
-          which: (N,) int32, the one of the ten crops that each is.
+          images: Crops, (N, 56, 56, 3) uint8.
+          which: Which of the ten crops each is, (N,) int32.
           labels: (N,) int64.
         """
         self.step.assign_add(1)
         self.sgd.learning_rate.assign(self.learning_rate(self.step))
         measured = self._strategy.run(self._replica_step, args=(images, which, labels))
-        measured = self._strategy.experimental_local_results(measured)[0]
-        self.totals.assign_add(tf.cast(measured, tf.float64))
+        measured, finite_loss = self._strategy.experimental_local_results(measured)[0]
+        self.totals.assign_add(tf.cast(tf.concat([measured, [1.0]], axis=0), tf.float64))
         diverged = (self.diverged == 0) & ~tf.reduce_all(tf.math.is_finite(measured))
         self.diverged.assign(tf.where(diverged, self.step, self.diverged))
-        if self.optimizer is not self.sgd:
-            self.skipped.assign_add(1 - tf.cast(measured[-1], tf.int64))
+        self.not_finite.assign((self.not_finite + 1) * tf.cast(~finite_loss, tf.int64))
+        self.skipped.assign_add(1 - tf.cast(measured[-1], tf.int64))
 
-    def _replica_step(self, images: tf.Tensor, which: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """A replica's part of a step: the same weights at the end on all. Returns what `totals` adds up, (5,)."""
+    def _replica_step(self, images: tf.Tensor, which: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Does one replica's part of a step. All replicas end with the same weights.
+
+        Returns:
+          (5,) float32: loss, cross-entropy, top-1, global norm and 1, or zeros if the step was skipped; and whether the
+          loss was finite.
+        """
         context = tf.distribute.get_replica_context()
         replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
         # A mask is a function of the seed and the step, like everything random here, and of the replica.
@@ -115,7 +158,7 @@ class Trainer(tf.Module):
             number = tf.cast(self.step, seed.dtype) * replicas + tf.cast(replica, seed.dtype)
             seed.assign(tf.stack([seed[0], number]))
         statistics = [tf.identity(variable) for variable in self._statistics]
-        inputs = crops.normalise(images, which, self._mean_image)
+        inputs = crops.normalise(images, tf.gather(self._mean_crops, which))
         scale = self.loss_scale
         with tf.GradientTape() as tape:
             logits, *auxiliary_logits = tf.nest.flatten(self.model(inputs, training=True))
@@ -132,10 +175,11 @@ class Trainer(tf.Module):
             gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
             measured = context.all_reduce(tf.distribute.ReduceOp.MEAN, measured)
         gradients, norm = tf.clip_by_global_norm(gradients, self._clip_norm)
+        finite_loss = tf.math.is_finite(measured[0])
         measured = tf.concat([measured, [norm, 1.0]], axis=0)
 
-        # LossScaleOptimizer divides by the scale once more, and leaves out a step whose gradients are not finite; and
-        # Keras' optimizers add the replicas' gradients up once more.
+        # LossScaleOptimizer divides by the scale again, and skips a step whose gradients are not finite. Keras'
+        # optimizers sum the replicas' gradients again.
         self.optimizer.apply([gradient * (scale / replicas) for gradient in gradients], variables)
 
         if replicas > 1 and self._statistics and not self._sync_batch_norm:
@@ -147,21 +191,26 @@ class Trainer(tf.Module):
             measured = tf.where(finite, measured, 0.0)
             for variable, value in zip(self._statistics, statistics, strict=True):
                 variable.assign(tf.where(finite, variable, value))
-        return measured
+        return measured, finite_loss
 
     def means(self) -> dict[str, float]:
-        """The mean loss, cross-entropy, top-1 and global norm of the steps since the last `reset_means`.
+        """Returns the mean loss, cross-entropy, top-1 and global norm of the steps since the last `reset_means`.
+
+        Skipped steps do not count. If all steps were skipped, the means are NaN.
 
         Raises:
           FloatingPointError: if training has diverged.
         """
-        remedy = "the last checkpoint is kept: in another --run_dir, try a lower --learning_rate or --clip_norm"
+        remedy = "start again with --overwrite or another --run_dir, and a lower --learning_rate or --clip_norm"
         if self.diverged > 0:
             raise FloatingPointError(f"the loss became NaN at step {self.diverged.numpy()}; {remedy}")
-        if self.loss_scale < 1:
-            steps = f"{self.skipped.numpy()} of {self.step.numpy()} steps were skipped"
-            raise FloatingPointError(f"the gradients overflow float16 at any loss scale, {steps}; {remedy}, or float32")
-        *sums, count = self.totals.numpy().tolist()
+        *sums, count, steps = self.totals.numpy().tolist()
+        if self.not_finite >= MAX_NOT_FINITE:
+            first = self.step.numpy() - self.not_finite.numpy() + 1
+            raise FloatingPointError(f"the loss became NaN at step {first}; {remedy}, or --precision=float32")
+        if self.loss_scale < 1 or (steps >= MAX_SKIPPED and not count):
+            skipped = f"{self.skipped.numpy()} of {self.step.numpy()} steps were skipped"
+            raise FloatingPointError(f"the gradients overflow float16, {skipped}; {remedy}, or --precision=float32")
         names = ("loss", "cross_entropy", "top_1", "global_norm")
         return {name: total / count if count else math.nan for name, total in zip(names, sums, strict=True)}
 

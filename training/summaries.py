@@ -1,19 +1,22 @@
-"""What a run writes for people while it trains: metrics.csv, TensorBoard's events, and lines on the terminal."""
+"""What a run reports while it trains: metrics.csv, TensorBoard's events, and progress on the terminal."""
 
 import csv
 import datetime
+import math
 import pathlib
-import shutil
 import sys
 import time
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams
 
 from tiny_imagenet import crops
 
+SUFFIX = ".tiny_imagenet"  # Tells a run's events from those of another program.
+EVENTS = f"events.out.tfevents.*{SUFFIX}"
 FIELDS = (
     "step",
     "epoch",
@@ -22,7 +25,7 @@ FIELDS = (
     "cross_entropy",
     "top_1",
     "global_norm",
-    "validation_loss",
+    "validation_cross_entropy",
     "validation_top_1",
     "validation_top_5",
 )
@@ -32,48 +35,63 @@ class Metrics:
     """metrics.csv: a row for each interval of training steps, and one for each epoch's validation."""
 
     def __init__(self, path: pathlib.Path, step: int):
-        """Opens the file to go on after `step`, whose validation is still to come.
+        """Opens the file to append what follows `step`, whose validation is still to come.
 
-        Rows that a run wrote after its last checkpoint, the last perhaps not to its end, are dropped.
+        Drops the rows that a run wrote after its last checkpoint. The last of them may be incomplete.
 
         Raises:
-          ValueError: if it is damaged.
+          ValueError: if the file is damaged.
         """
         header = ",".join(FIELDS)
-        kept = [header]
+        self._rows = []
         if path.exists():
             first, *rows = path.read_text().split("\n")
-            whole = [row.split(",") for row in rows[:-1]]  # What follows the last end of a line is torn.
+            whole = [row.split(",") for row in rows[:-1]]  # What follows the last line break is incomplete.
             if first != header or any(len(row) != len(FIELDS) or not row[0].isdigit() for row in whole):
-                raise ValueError(f"{path} is damaged: put it back, or give another --run_dir")
-            loss = FIELDS.index("loss")
-            kept += [",".join(row) for row in whole if int(row[0]) < step or int(row[0]) == step and row[loss]]
+                raise ValueError(f"{path} is damaged: restore it, or choose another --run_dir")
+            rows = [dict(zip(FIELDS, row, strict=True)) for row in whole]
+            self._rows = [row for row in rows if int(row["step"]) < step or int(row["step"]) == step and row["loss"]]
         partial = path.with_name(f"{path.name}.partial")
-        partial.write_text("".join(f"{row}\n" for row in kept))
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._rows)
         partial.replace(path)
         self._path = path
 
     def append(self, **row: float) -> None:
+        self._rows.append(row)
         with self._path.open("a", newline="") as file:
             csv.DictWriter(file, FIELDS, lineterminator="\n").writerow(row)
 
+    def epoch_means(self, epoch: int) -> dict[str, float]:
+        """Returns the mean loss and top-1 over an epoch's training steps; NaN if it has no row."""
+        sums, last = {"loss": 0.0, "top_1": 0.0}, 0
+        count = 0
+        for row in (row for row in self._rows if row.get("loss")):
+            steps, last = int(row["step"]) - last, int(row["step"])
+            if int(row["epoch"]) == epoch and not math.isnan(float(row["loss"])):
+                count += steps
+                sums = {name: total + steps * float(row[name]) for name, total in sums.items()}
+        return {name: total / count if count else math.nan for name, total in sums.items()}
+
 
 class TensorBoard:
-    """TensorBoard's events, in `train/` and `validation/` as Keras' own callback has them."""
+    """TensorBoard's events, in `train/` and `validation/` as Keras' own callback writes them."""
 
     def __init__(self, run_dir: pathlib.Path, step: int):
-        """Opens the events to go on after `step`, whose validation is still to come; later ones are dropped."""
+        """Opens the events to append what follows `step`, whose validation is still to come. Drops later events."""
         self._writers = {}
         for name, last in (("train", step), ("validation", step - 1)):
-            for path in (run_dir / name).glob("events.out.tfevents.*"):
+            for path in (run_dir / name).glob(EVENTS):
                 if step:
                     _drop_events(path, last)
                 else:
                     path.unlink()
-            self._writers[name] = tf.summary.create_file_writer(str(run_dir / name))
+            self._writers[name] = tf.summary.create_file_writer(str(run_dir / name), filename_suffix=SUFFIX)
 
-    def start(self, config: dict, images: np.ndarray) -> None:
-        """Writes the flags, as text and as HParams, and a grid of a batch's crops, (N, 56, 56, 3) uint8."""
+    def start(self, name: str, config: dict, images: np.ndarray) -> None:
+        """Writes the flags, as text and as the HParams trial `name`, and a grid of crops, (N, 56, 56, 3) uint8."""
         side = min(8, int(len(images) ** 0.5))
         rows = images[: side * side].reshape(side, side, crops.CROP_SIZE, crops.CROP_SIZE, 3)
         grid = rows.swapaxes(1, 2).reshape(1, side * crops.CROP_SIZE, side * crops.CROP_SIZE, 3)
@@ -82,7 +100,7 @@ class TensorBoard:
             tf.summary.text("flags", table)
             tf.summary.image("augmented training images", grid)
         with self._writers["validation"].as_default(0):
-            hparams.hparams(config)
+            hparams.hparams(config, trial_id=name)
 
     def scalars(self, writer: str, step: int, **values: float) -> None:
         with self._writers[writer].as_default(step):
@@ -95,7 +113,7 @@ class TensorBoard:
 
 
 def _drop_events(path: pathlib.Path, last: int) -> None:
-    """Drops the events of steps after `last` from a file of TensorBoard's, and the last one if it is torn."""
+    """Drops the events of steps after `last` from a file of TensorBoard's, and the last event if it is incomplete."""
     partial = path.with_name("partial")
     with tf.io.TFRecordWriter(str(partial)) as writer:
         try:
@@ -108,16 +126,25 @@ def _drop_events(path: pathlib.Path, last: int) -> None:
 
 
 class Progress:
-    """How a run gets on: a line drawn over itself on a terminal; plain lines, one an interval, elsewhere."""
+    """Progress on the terminal: a bar on a terminal, a plain line for each interval elsewhere."""
 
     def __init__(self, step: int, num_steps: int, batch_size: int):
         self._num_steps, self._batch_size = num_steps, batch_size
-        self._terminal = sys.stdout.isatty()
+        self._bar = tqdm.tqdm(
+            total=num_steps * batch_size,
+            initial=step * batch_size,
+            unit=" images",
+            unit_scale=True,
+            bar_format="{desc} {percentage:.0f}%|{bar}| {rate_fmt}, {remaining} left{postfix}",
+            file=sys.stdout,
+            disable=not sys.stdout.isatty(),
+            dynamic_ncols=True,
+        )
         self._drawn = 0.0
         self.restart(step)
 
     def restart(self, step: int) -> None:
-        """Begins an interval: speed is measured from here on."""
+        """Starts an interval, over which the speed is measured."""
         self._interval = (step, time.monotonic())
 
     def images_per_second(self, step: int) -> float:
@@ -125,25 +152,33 @@ class Progress:
         return (step - first) * self._batch_size / (time.monotonic() - started)
 
     def due(self) -> bool:
-        """Whether a terminal's line is old enough to be drawn again."""
-        return self._terminal and time.monotonic() - self._drawn > 0.5
+        """Returns whether there is a bar, and it should be drawn again."""
+        return not self._bar.disable and time.monotonic() - self._drawn > 0.5
 
     def draw(self, step: int, epoch: int, learning_rate: float, loss: float, top_1: float) -> None:
-        speed = self.images_per_second(step)
-        left = round((self._num_steps - step) * self._batch_size / speed)
-        line = (
-            f"epoch {epoch} step {step}/{self._num_steps} loss {loss:.4f} top-1 {top_1:.2%} "
-            f"lr {learning_rate:.4f} {speed:.1f} images/s {datetime.timedelta(seconds=left)} left"
-        )
-        if self._terminal:
-            bar = ("=" * (20 * step // self._num_steps)).ljust(20)
-            width = shutil.get_terminal_size().columns - 1  # A line that wraps is not drawn over.
-            line = f"[{bar}] {line}" if len(line) + 23 <= width else line[:width]
-            print(f"\r\x1b[K{line}", end="", flush=True)
+        """Reports the mean loss and top-1 of the last steps."""
+        if self._bar.disable:
+            speed = self.images_per_second(step)
+            left = round((self._num_steps - step) * self._batch_size / speed)
+            print(
+                f"epoch {epoch} step {step}/{self._num_steps} loss {loss:.4f} top-1 {top_1:.2%} "
+                f"lr {learning_rate:.4f} {speed:.1f} images/s {datetime.timedelta(seconds=left)} left",
+                flush=True,
+            )
         else:
-            print(line, flush=True)
+            self._bar.set_description_str(f"epoch {epoch}", refresh=False)
+            self._bar.set_postfix_str(f"loss {loss:.2f}, top-1 {top_1:.1%}", refresh=False)
+            self._bar.update(step * self._batch_size - self._bar.n)
+            self._bar.refresh()
         self._drawn = time.monotonic()
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
-        print(f"\r\x1b[K{line}" if self._terminal else line, flush=True)
+        if self._bar.disable:
+            print(line, flush=True)
+        else:
+            self._bar.write(line, file=sys.stdout)
+
+    def close(self) -> None:
+        """Leaves the bar as it is, so that other lines may follow."""
+        self._bar.close()

@@ -39,8 +39,7 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> Non
     mean_crop = tf.constant(crops.slice_crop(data.mean_image, crops.CENTRE))
 
     def logits(images):
-        centre = tf.cast(crops.slice_crop(images, crops.CENTRE), tf.float32)
-        return {"logits": model((centre - mean_crop) / crops.SCALE, training=False)}
+        return {"logits": model(crops.normalise(crops.slice_crop(images, crops.CENTRE), mean_crop), training=False)}
 
     module = tf.Module()
     module.weights = [variable.value for variable in model.weights]

@@ -211,3 +211,16 @@ def test_starts_without_an_opinion(name):
 def test_unknown_name():
     with pytest.raises(ValueError, match="baseline, alexnet"):
         models.build("lenet")
+
+
+def test_a_builder_must_name_its_model_as_the_registry_does(monkeypatch):
+    monkeypatch.setitem(models.REGISTRY, "lenet", models.Network(models.baseline))
+    with pytest.raises(ValueError, match="'lenet' names its model 'baseline'"):
+        models.build("lenet")
+
+
+def test_only_the_baseline_trains_without_momentum():
+    """The paper gives 0.9."""
+    momenta = {name: network.momentum for name, network in models.REGISTRY.items()}
+    assert {name for name, momentum in momenta.items() if momentum != 0.9} <= {"baseline", "vgg16"}
+    assert momenta["baseline"] == 0

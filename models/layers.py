@@ -1,0 +1,89 @@
+"""What the networks share: batch normalization by TensorFlow's fused kernel, and a convolution followed by it."""
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+
+class BatchNormalization(layers.BatchNormalization):
+    """Keras' batch normalization, computed by one fused kernel forward and one backward.
+
+    Keras 3 computes it by a dozen elementwise operations in float32, with a cast before and after. `FusedBatchNormV3`
+    reads and writes 16-bit activations as they are, and computes in float32 inside. Grappler fuses a ReLU that follows.
+
+    The moving variance is that of the unbiased batch variance, as in Keras 2 and PyTorch.
+
+    What the kernel does not support falls back to Keras' own computation: inputs that are not (N, H, W, C), masks,
+    batch renormalization, and statistics that are synchronized over replicas.
+
+    Args:
+      momentum: Of the moving averages. The default is that of the paper's reference [11].
+      **kwargs: As for `keras.layers.BatchNormalization`.
+    """
+
+    def __init__(self, momentum: float = 0.9, **kwargs):
+        super().__init__(momentum=momentum, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        training = bool(training and self.trainable)
+        if (
+            len(inputs.shape) != 4
+            or self.axis not in (-1, 3)
+            or not (self.center and self.scale)
+            or mask is not None
+            or (training and self.synchronized)
+            or getattr(self, "renorm", False)
+        ):
+            return super().call(inputs, training=training, mask=mask)
+        moving_mean, moving_variance = self.moving_mean.value, self.moving_variance.value
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma.value,
+            offset=self.beta.value,
+            mean=[] if training else moving_mean,
+            variance=[] if training else moving_variance,
+            epsilon=self.epsilon,
+            is_training=training,
+        )
+        if training:
+            for moving, value in ((moving_mean, mean), (moving_variance, variance)):
+                moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        return outputs
+
+
+def conv_bn(x: keras.KerasTensor, filters: int, kernel_size: int, strides: int = 1, *, name: str) -> keras.KerasTensor:
+    """A convolution with "same" padding and no bias, then batch normalization.
+
+    Args:
+      x: (N, H, W, C).
+      filters: The number of output channels.
+      kernel_size: The height and width of the kernel.
+      strides: The stride, vertical and horizontal.
+      name: The convolution's name; the batch normalization is `{name}_bn`.
+
+    Returns:
+      (N, ceil(H / strides), ceil(W / strides), filters).
+    """
+    conv = layers.Conv2D(
+        filters, kernel_size, strides, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
+    )
+    return BatchNormalization(name=f"{name}_bn")(conv(x))
+
+
+def conv_bn_relu(
+    x: keras.KerasTensor, filters: int, kernel_size: int, strides: int = 1, *, name: str
+) -> keras.KerasTensor:
+    """`conv_bn`, then a ReLU called `{name}_relu`."""
+    return layers.ReLU(name=f"{name}_relu")(conv_bn(x, filters, kernel_size, strides, name=name))
+
+
+def to_plain_keras(model: keras.Model) -> keras.Model:
+    """Copies a network, weights included, into one of Keras' own layers alone, which loads without this project."""
+
+    def plain(layer):
+        kind = layers.BatchNormalization if isinstance(layer, BatchNormalization) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=plain)
+    copy.set_weights(model.get_weights())
+    return copy
