@@ -117,14 +117,15 @@ def synthetic_data_dir(tmp_path_factory):
 def synthetic_flags(synthetic_data_dir):
     """The flags of `synthetic_run`, but for --run_dir."""
     flags = "--model=baseline --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=400 --log_every=1"
+    flags += " --precision=float32"
     return [*flags.split(), f"--data_dir={synthetic_data_dir}"]
 
 
 @pytest.fixture(scope="session")
-def synthetic_run(tmp_path_factory, run_script, synthetic_flags):
+def synthetic_run(tmp_path_factory, run_main, synthetic_flags):
     """The directory of a finished run of the baseline, ten steps long. Tests only read it."""
     path = tmp_path_factory.mktemp("runs") / "baseline"
-    result = run_script("train.py", *synthetic_flags, f"--run_dir={path}")
+    result = run_main("train.py", *synthetic_flags, f"--run_dir={path}")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return path

@@ -1,0 +1,154 @@
+"""What train.py does with what it finds in --run_dir: nothing, a failed start, a run, or another program's files."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
+
+
+@pytest.fixture
+def train(run_main, synthetic_data_dir, tmp_path):
+    """Trains the baseline for steps of 400 of 4,000 images, ten an epoch, in tmp_path/run."""
+
+    def train(*flags):
+        given = "--model=baseline --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=400 --log_every=1"
+        given += f" --precision=float32 --noexport --data_dir={synthetic_data_dir} --run_dir={tmp_path / 'run'}"
+        return run_main("train.py", *given.split(), *flags)
+
+    return train
+
+
+def config(run_dir):
+    return json.loads((run_dir / "config.json").read_text())
+
+
+def steps(run_dir):
+    return [int(line.split(",")[0]) for line in (run_dir / "metrics.csv").read_text().splitlines()[1:]]
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def finished(synthetic_run, tmp_path):
+    """A copy of a finished run, and the flags that it needs besides those of `train`."""
+    shutil.copytree(synthetic_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_failed_first_start_does_not_block_the_next(train, assert_one_line, tmp_path):
+    assert_one_line(train("--learning_rate=1e30"), 1, "NaN at step 2", "lower --learning_rate")
+    assert not list(tmp_path.glob("run/checkpoints/ckpt*"))
+    result = train("--learning_rate=0.05", "--seed=1")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\n0 of 10 steps done" in result.stdout
+    assert (config(tmp_path / "run")["learning_rate"], config(tmp_path / "run")["seed"]) == (0.05, 1)
+    assert steps(tmp_path / "run") == [*range(1, 11), 10]
+    records = tf.data.TFRecordDataset([str(path) for path in tmp_path.glob("run/train/events*")]).as_numpy_iterator()
+    losses = [event.step for event in map(event_pb2.Event.FromString, records) if "loss" in str(event)]
+    assert len(losses) == len(set(losses))  # None of the failed start's.
+
+
+def test_overwrite_starts_anew_and_removes_only_the_run(train, finished):
+    others = ("notes.txt", "train/events.out.tfevents.1.other", "checkpoints/best.h5", "mistakes/figure.png")
+    for name in others:
+        (finished / name).parent.mkdir(exist_ok=True)
+        (finished / name).write_text("mine")
+    result = train("--overwrite", "--seed=3")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\n0 of 10 steps done" in result.stdout
+    assert config(finished)["seed"] == 3 and steps(finished) == [*range(1, 11), 10]
+    assert not (finished / "saved_model").exists() and not (finished / "model.keras").exists()  # --noexport
+    assert [(finished / name).read_text() for name in others] == ["mine"] * 4
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+@pytest.mark.parametrize(
+    "name",
+    ["train/events.out.tfevents.1.other", "checkpoints/ckpt-3.index", "metrics.csv", "saved_model/x", "config.json"],
+)
+def test_another_programs_files_are_left_alone(train, assert_one_line, tmp_path, name, flags):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"architectures": ["Bert"]}')
+    assert_one_line(train(*flags), 1, str(tmp_path / "run" / name.split("/")[0]))
+    found = contents(tmp_path / "run")
+    assert found.pop(pathlib.Path(name)) == b'{"architectures": ["Bert"]}'
+    assert found.keys() <= {pathlib.Path(".lock")}
+
+
+def test_files_of_other_names_do_not_matter(train, tmp_path):
+    (tmp_path / "run/my_temp").mkdir(parents=True)
+    (tmp_path / "run/my_temp/notes.txt").write_text("mine")
+    assert train("--num_epochs=1").returncode == 0
+    assert (tmp_path / "run/my_temp/notes.txt").read_text() == "mine"
+
+
+def test_a_finished_run_says_so_at_once(train, finished):
+    before = contents(finished)
+    result = train("--export")
+    assert (result.returncode, result.stderr) == (0, "")
+    for word in (
+        "is finished",
+        "--num_epochs",
+        f"tensorboard --logdir {finished}",
+        f"evaluate.py --run_dir={finished}",
+    ):
+        assert word in result.stdout
+    assert "scoring" not in result.stdout and contents(finished) == before
+
+
+def test_a_finished_run_that_lacks_its_export_gets_it(train, finished):
+    (finished / "model.keras").unlink()
+    result = train("--export")
+    assert result.returncode == 0 and "is finished" not in result.stdout
+    assert (finished / "model.keras").exists()
+
+
+def test_log_every_may_change(train, finished):
+    assert train("--num_epochs=2", "--num_cycles=2", "--log_every=5").returncode == 0
+    assert steps(finished) == [*range(1, 11), 10, 15, 20, 20]
+
+
+def test_a_run_gets_more_epochs_with_cycles_of_the_same_length(train, assert_one_line, finished):
+    assert_one_line(train("--num_epochs=2", "--num_cycles=1", "--seed=1"), 1, "seed=0, not 1")
+    result = train("--num_epochs=2", "--num_cycles=2")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\n10 of 20 steps done" in result.stdout
+    assert steps(finished) == [*range(1, 11), 10, *range(11, 21), 20]
+    rates = [
+        float(line.split(",")[2])
+        for line in (finished / "metrics.csv").read_text().splitlines()[1:]
+        if ",,," not in line
+    ]
+    assert rates[10:] == pytest.approx(rates[:10])
+    assert (config(finished)["num_epochs"], config(finished)["num_cycles"]) == (2, 2)
+
+
+def test_cycles_of_another_length_must_be_asked_for(train, run_main, assert_one_line, finished, synthetic_data_dir):
+    flags = "--model=baseline --dataset=synthetic --batch_size=400 --precision=float32 --noexport".split()
+    flags += [f"--data_dir={synthetic_data_dir}", f"--run_dir={finished}"]
+    result = run_main("train.py", *flags, "--num_epochs=2")  # Of --num_cycles' default, 5.
+    assert_one_line(result, 1, "1 cycles in 1 epochs", "--num_cycles=2 to keep their length")
+    result = train("--num_epochs=2", "--num_cycles=1")
+    assert result.returncode == 0 and "\n10 of 20 steps done" in result.stdout
+
+
+def test_nokeep_cycles_and_noexport_save_room(train, tmp_path):
+    assert train("--nokeep_cycles").returncode == 0
+    names = {path.name for path in (tmp_path / "run").rglob("*")}
+    assert not {"cycle-1.index", "saved_model", "model.keras"} & names and "ckpt-10.index" in names
+
+
+@pytest.mark.parametrize("kept", ["float32", "mixed_bfloat16"])
+def test_a_resumed_run_keeps_its_precision(train, tmp_path, finished, kept):
+    """By default, whatever the machine's own would be."""
+    changed = config(finished) | {"precision": kept}
+    (finished / "config.json").write_text(json.dumps(changed))
+    result = train("--precision=auto", "--num_epochs=2", "--num_cycles=2")
+    assert result.returncode == 0 and f"in {kept} on" in result.stdout
+    assert config(finished)["precision"] == kept
