@@ -1,14 +1,17 @@
 """The paper's Figures 5 to 8, and a confusion matrix."""
 
 import pathlib
+import textwrap
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reporting import paper
 from reporting.runs import Group
+from reporting.tables import mean, over_seeds, percent
 
 COLUMN = 3.4  # Inches: one of two columns on a page.
 STYLE = {
@@ -27,7 +30,7 @@ STYLE = {
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
 MARKERS = "osD^vPX<>"
 LINES = ("-", "--", ":", "-.")
-SMOOTHING = 0.6  # TensorBoard's default.
+SMOOTHING = 0.8
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -63,11 +66,13 @@ def draw(axes: Axes, curves: list[Curve], **style: object) -> None:
 
 def legend(axes: Axes) -> Figure:
     """Puts a legend below the axes and makes the figure as high as it needs."""
-    labels = axes.get_legend_handles_labels()[1]
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [textwrap.fill(label, 52) for label in labels]
     columns = 2 if max(map(len, labels), default=0) <= 24 else 1
-    axes.figure.set_size_inches(COLUMN, 2.3 + 0.15 * -(-len(labels) // columns))
+    lines = sum(1 + label.count("\n") for label in labels)
+    axes.figure.set_size_inches(COLUMN, 2.3 + 0.15 * -(-lines // columns))
     if labels:
-        axes.figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+        axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return axes.figure
 
 
@@ -83,29 +88,39 @@ def figure_5(groups: list[Group]) -> Figure:
         schedules.setdefault((label, group.config["dataset"]), []).extend(group.runs)
     for number, ((label, _), runs) in enumerate(schedules.items()):
         longest = max(runs, key=lambda run: run.training["step"].max(initial=0))
-        style = {key: value for key, value in look(number).items() if key != "marker"}
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
         draw(axes, [(longest.training["step"], longest.training["learning_rate"])], label=label, **style)
     axes.set_ylim(bottom=0)
     return legend(axes)
 
 
 def figure_6(groups: list[Group]) -> Figure:
-    """Validation top-1 by epoch, and where the paper's networks end."""
+    """Validation top-1 by epoch, by the centre crop; then the final one by ten crops, and the paper's."""
     axes = axes_of("epoch", "validation top-1 (%)")
-    stars = {}
+    last = max(group.config["num_epochs"] for group in groups)
+    at_ten_crops, at_paper = 1.15 * last, 1.32 * last
+    ticks = {epoch: f"{epoch:.0f}" for epoch in MaxNLocator(5, integer=True).tick_values(0, last) if 0 < epoch <= last}
+    levels = {}
     for number, group in enumerate(groups):
+        style = look(number)
         curves = [(run.validation["epoch"], 100 * run.validation["validation_top_1"]) for run in group.shown]
-        draw(axes, curves, label=group.label, markevery=max(1, len(curves[0][0]) // 10), **look(number))
+        draw(axes, curves, label=group.label, markevery=max(1, len(curves[0][0]) // 10), **style)
+        ten_crop = mean(over_seeds(percent(run, "evaluation_ten_crop") for run in group.finished))
+        if ten_crop is not None:
+            end = np.mean([values[-1] for _, values in curves])
+            x = [group.config["num_epochs"], at_ten_crops]
+            axes.plot(x, [end, ten_crop], **style | {"linestyle": ":", "linewidth": 0.6, "markevery": [1]})
+            ticks[at_ten_crops] = "ten\ncrops"
         if group.published.validation_top_1:
-            stars.setdefault(group.published.validation_top_1, look(number)["color"])
-    star = {"marker": "*", "markersize": 8, "markerfacecolor": "white", "linestyle": "none", "clip_on": False}
-    for top_1, colour in stars.items():
-        axes.axhline(top_1, color=colour, linewidth=0.6, linestyle=(0, (4, 4)), alpha=0.5, zorder=0)
-        axes.plot(paper.SETTINGS["num_epochs"], top_1, markeredgecolor=colour, zorder=3, **star)
-    if stars:
-        axes.plot([], [], label="the paper's final figure", markeredgecolor="0.3", **star)
+            levels.setdefault(group.network, (group.published.validation_top_1, style["color"]))
+    for network, (top_1, colour) in levels.items():
+        axes.plot([0, at_paper], [top_1] * 2, color=colour, linewidth=0.5, linestyle=(0, (6, 6)), zorder=0)
+        axes.plot(at_paper, top_1, "*", color=colour, markersize=7)
+        axes.annotate(network, (at_paper, top_1), xytext=(5, -2), textcoords="offset points", fontsize=6)
+        ticks[at_paper] = "paper"
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set_xlim(0, 1.05 * max(ticks))
     axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
     return legend(axes)
 
 
@@ -128,7 +143,7 @@ def figure_7(groups: list[Group]) -> Figure:
             known = np.isfinite(run.training["cross_entropy"])  # NaN: all steps of the row were skipped.
             curves.append((run.training["step"][known], run.training["cross_entropy"][known]))
         if len(curves) == 1:
-            axes.plot(*curves[0], color=style["color"], linewidth=0.4, alpha=0.35)
+            axes.plot(*curves[0], color=style["color"], linewidth=0.4, alpha=0.5)
         draw(axes, [(steps, smooth(values)) for steps, values in curves], label=group.label, **style)
     return legend(axes)
 

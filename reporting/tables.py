@@ -15,7 +15,7 @@ from reporting import paper
 from reporting.runs import TRAIN_SIZES, Group, Run
 
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
-HEADER_WIDTH = 12  # Characters; a longer header takes several lines on the terminal.
+HEADER_WIDTH = 10  # Characters; a longer header takes several lines on the terminal.
 
 
 class Spread(NamedTuple):
@@ -69,8 +69,8 @@ def not_finished(group: Group) -> str:
     for run in group.runs:
         if not run.finished:
             seed = f"seed {run.config.get('seed')} " if len(group.runs) > 1 else ""
-            so_far = f"; so far {100 * run.validation['validation_top_1'][-1]:.2f}" if run.epochs_done else ""
-            notes.append(f"{seed}not finished{so_far} after {run.progress}")
+            top_1 = f", top-1 {100 * run.validation['validation_top_1'][-1]:.2f}" if run.epochs_done else ""
+            notes.append(f"{seed}not finished; so far {run.progress}{top_1}")
     return "; ".join(notes)
 
 
@@ -102,8 +102,8 @@ def table_3(groups: list[Group]) -> Table:
                 "note": not_finished(group),
             }
         )
-    note = "In percent. Validation is of all validation images after the last epoch; best epoch is the highest top-1 "
-    note += "after any epoch. The interval is Wilson's, for the number of validation images."
+    note = "In percent. Validation is of all validation images after the last epoch. The interval is Wilson's, for the "
+    note += "number of validation images. Best epoch is the highest top-1 measured during training, in its precision."
     if samples:
         note += (
             f" Training is of a sample of {' or '.join(f'{images:,}' for images in sorted(samples))} training images."
@@ -246,12 +246,12 @@ def write(table: Table, out: pathlib.Path, listed: int | None = None) -> None:
 
 
 def terminal(table: Table, listed: int | None = None) -> str:
-    """The first `listed` rows as aligned text, without the columns that are empty; numbers are on the right."""
+    """The first `listed` rows as aligned text, without empty columns; notes on rows are below."""
     rows = table.rows[:listed]
     columns = []
     for key in rows[0]:
         cells = [cell(row[key]) for row in rows]
-        if any(cells):
+        if key != "note" and any(cells):
             width = max(HEADER_WIDTH, *map(len, cells))
             left = any(isinstance(row[key], str) and row[key] for row in rows)
             columns.append((textwrap.wrap(key, width), cells, left))
@@ -264,5 +264,6 @@ def terminal(table: Table, listed: int | None = None) -> str:
             line.append(text.ljust(width) if left else text.rjust(width))
     rule = "-" * max(len("  ".join(line)) for line in lines)
     texts = ["  ".join(line).rstrip() for line in lines]
-    note = textwrap.wrap(table.note, 100)
-    return "\n".join([table.title, rule, *texts[:height], rule, *texts[height:], rule, *note])
+    notes = [f"{next(iter(row.values()))}: {row['note']}" for row in rows if row.get("note")]
+    notes = [*dict.fromkeys(notes), *textwrap.wrap(table.note, 100)]
+    return "\n".join([table.title, rule, *texts[:height], rule, *texts[height:], rule, *notes])
