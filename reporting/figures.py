@@ -9,7 +9,6 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reporting import paper
 from reporting.runs import Group
 from reporting.tables import mean, over_seeds, percent
 
@@ -114,7 +113,7 @@ def figure_6(groups: list[Group]) -> Figure:
         if group.published.validation_top_1:
             levels.setdefault(group.network, (group.published.validation_top_1, style["color"]))
     for network, (top_1, colour) in levels.items():
-        axes.plot([0, at_paper], [top_1] * 2, color=colour, linewidth=0.5, linestyle=(0, (6, 6)), zorder=0)
+        axes.plot([0, at_paper], [top_1] * 2, color=colour, lw=0.5, ls=(0, (6, 6)), alpha=0.7, zorder=0)
         axes.plot(at_paper, top_1, "*", color=colour, markersize=7)
         axes.annotate(network, (at_paper, top_1), xytext=(5, -2), textcoords="offset points", fontsize=6)
         ticks[at_paper] = "paper"
