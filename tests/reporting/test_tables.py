@@ -122,7 +122,8 @@ def test_compression(write_run):
 
 
 def test_terminal_aligns_columns():
-    rows = [{"run": "a", "top-1": 9.5, "empty": None, "note": "late"}, {"run": "bc", "top-1": 10.25, "empty": None}]
+    keys = ("run", "top-1", "empty", "note")
+    rows = [dict(zip(keys, row, strict=True)) for row in (("a", 9.5, None, "late"), ("bc", 10.25, None, ""))]
     lines = tables.terminal(tables.Table("t", "Title", [*rows, rows[0]], "Below.")).splitlines()
     assert lines[0] == "Title" and lines[2] == "run  top-1"
     assert lines[4:7] == ["a     9.50", "bc   10.25", "a     9.50"]
