@@ -109,9 +109,12 @@ def define_evaluate_flags() -> None:
 def define_report_flags() -> None:
     """The flags of report.py."""
     define_data_flags()
-    flags.DEFINE_list("runs", None, "The run directories to compare: patterns, separated by commas or spaces.")
-    flags.DEFINE_string("mistakes", None, "The run whose mistakes on validation to analyse, instead of a comparison.")
-    flags.DEFINE_string("out", None, "Folder to write to; by default results, or mistakes in the run's own.")
+    flags.DEFINE_list("runs", None, "Run directories to compare, as paths or patterns, separated by commas or spaces.")
+    flags.DEFINE_string(
+        "mistakes", None, "A run whose mistakes on the validation images to analyse, instead of --runs."
+    )
+    out = "Folder to write to. Default: report beside the runs, or mistakes in the run that --mistakes names."
+    flags.DEFINE_string("out", None, out)
 
     flags.mark_flags_as_mutual_exclusive(["runs", "mistakes"], required=True)
 

@@ -147,14 +147,14 @@ def assert_one_line():
 
 @pytest.fixture
 def write_run(tmp_path):
-    """Writes a run directory by hand: its config.json, metrics.csv up to `rows` of training, and other files.
+    """Writes a run directory by hand: config.json, metrics.csv up to `rows` of training, and other JSON files.
 
-    It has two epochs of 12 steps.
+    The run has two epochs of 12 steps, and the paper's settings but for `differing`.
     """
     from training import checkpoints, summaries
 
     config = {"model": "baseline", "dataset": "full", "learning_rate": 0.1, "batch_size": 256}
-    config |= {"num_epochs": 2, "num_cycles": 1}
+    config |= {"num_epochs": 2, "num_cycles": 5, "nesterov": True, "seed": 0, "log_every": 5, "precision": "float32"}
     logged = ((5, 1, 0.1), (10, 1, 0.2), (12, 1, 0.3), (17, 2, 0.4), (22, 2, 0.5), (24, 2, 0.2))  # Step, epoch, top-1.
 
     def write(name="run", rows=6, files=None, **differing):
@@ -163,7 +163,7 @@ def write_run(tmp_path):
         checkpoints.write_json(folder / "config.json", config | differing)
         metrics = summaries.Metrics(folder / "metrics.csv", 0)
         for step, epoch, top_1 in logged[:rows]:
-            metrics.append(step=step, epoch=epoch, learning_rate=0.1, loss=5 - step / 10, top_1=top_1)
+            metrics.append(step=step, epoch=epoch, learning_rate=0.1, loss=6, cross_entropy=5 - step / 10, top_1=top_1)
             if step % 12 == 0:
                 metrics.append(step=step, epoch=epoch, validation_top_1=0.1 * epoch, validation_top_5=0.2 * epoch)
         for file, content in (files or {}).items():

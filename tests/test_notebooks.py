@@ -14,7 +14,7 @@ from tiny_imagenet import synthetic
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-PROJECT = ("tiny_imagenet", "models", "training", "flags", "train", "evaluate", "report")
+PROJECT = ("tiny_imagenet", "models", "training", "reporting", "flags", "train", "evaluate", "report")
 WORDS = {" ".join(cls) for cls in synthetic.CLASSES}
 
 

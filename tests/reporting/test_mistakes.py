@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training import mistakes
+from reporting import mistakes
 
 # Three classes, two images each, and then one more of class 0. The mean probabilities of their own labels are
 # (0.8 + 0.6 + 0.1) / 3 = 0.5, (0.7 + 0.3) / 2 = 0.5 and (0.4 + 0.2) / 2 = 0.3.

@@ -1,0 +1,185 @@
+"""The paper's Figures 5 to 8, and a confusion matrix."""
+
+import pathlib
+import textwrap
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from reporting.runs import Group
+from reporting.tables import mean, over_seeds, percent
+
+COLUMN = 3.4  # Inches: one of two columns on a page.
+STYLE = {
+    "font.size": 8,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 3.5,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 300,
+    "svg.hashsalt": "tiny-imagenet-cnns",  # The same figure is the same bytes.
+}
+# Okabe and Ito's colour-blind-safe palette, without its yellow, which is faint on white.
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+MARKERS = "osD^vPX<>"
+LINES = ("-", "--", ":", "-.")
+SMOOTHING = 0.8
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def look(number: int) -> dict:
+    """The colour, marker and kind of line of a group by its place: after the last colour, the lines are dashed."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+    }
+
+
+def axes_of(xlabel: str, ylabel: str) -> Axes:
+    """The axes of a new figure, one column wide."""
+    axes = Figure(figsize=(COLUMN, 2.3)).subplots()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    return axes
+
+
+def draw(axes: Axes, curves: list[Curve], **style: object) -> None:
+    """Draws the mean of curves, one a seed, with a band from the lowest to the highest; of no points, nothing."""
+    curves = [curve for curve in curves if len(curve[0])]
+    if not curves:
+        return
+    x = curves[0][0]
+    y = np.array([np.interp(x, *curve) for curve in curves])
+    axes.plot(x, y.mean(axis=0), **style)
+    if len(curves) > 1:
+        axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=style["color"], alpha=0.25, linewidth=0)
+
+
+def legend(axes: Axes) -> Figure:
+    """Puts a legend below the axes and makes the figure as high as it needs."""
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [textwrap.fill(label, 52) for label in labels]
+    columns = 2 if max(map(len, labels), default=0) <= 24 else 1
+    lines = sum(1 + label.count("\n") for label in labels)
+    axes.figure.set_size_inches(COLUMN, 2.3 + 0.15 * -(-lines // columns))
+    if labels:
+        axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    return axes.figure
+
+
+def figure_5(groups: list[Group]) -> Figure:
+    """The learning rate by step: a line for each schedule, as the longest run with it recorded it."""
+    axes = axes_of("step", "learning rate")
+    schedules = {}
+    for group in groups:
+        cycles, epochs, rate, batch = (
+            group.config.get(key) for key in ("num_cycles", "num_epochs", "learning_rate", "batch_size")
+        )
+        label = f"{cycles} cycle{'s' * (cycles != 1)} in {epochs} epochs, from {rate}, batches of {batch}"
+        schedules.setdefault((label, group.config["dataset"]), []).extend(group.runs)
+    for number, ((label, _), runs) in enumerate(schedules.items()):
+        longest = max(runs, key=lambda run: run.training["step"].max(initial=0))
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
+        draw(axes, [(longest.training["step"], longest.training["learning_rate"])], label=label, **style)
+    axes.set_ylim(bottom=0)
+    return legend(axes)
+
+
+def figure_6(groups: list[Group]) -> Figure:
+    """Validation top-1 by epoch, by the centre crop; then the final one by ten crops, and the paper's."""
+    axes = axes_of("epoch", "validation top-1 (%)")
+    last = max(group.config["num_epochs"] for group in groups)
+    at_ten_crops, at_paper = 1.15 * last, 1.32 * last
+    ticks = {epoch: f"{epoch:.0f}" for epoch in MaxNLocator(5, integer=True).tick_values(0, last) if 0 < epoch <= last}
+    levels = {}
+    for number, group in enumerate(groups):
+        style = look(number)
+        curves = [(run.validation["epoch"], 100 * run.validation["validation_top_1"]) for run in group.shown]
+        draw(axes, curves, label=group.label, markevery=max(1, len(curves[0][0]) // 10), **style)
+        ten_crop = mean(over_seeds(percent(run, "evaluation_ten_crop") for run in group.finished))
+        if ten_crop is not None:
+            end = np.mean([values[-1] for _, values in curves])
+            x = [group.config["num_epochs"], at_ten_crops]
+            axes.plot(x, [end, ten_crop], **style | {"linestyle": ":", "linewidth": 0.6, "markevery": [1]})
+            ticks[at_ten_crops] = "ten\ncrops"
+        if group.published.validation_top_1:
+            levels.setdefault(group.network, (group.published.validation_top_1, style["color"]))
+    for network, (top_1, colour) in levels.items():
+        axes.plot([0, at_paper], [top_1] * 2, color=colour, lw=0.5, ls=(0, (6, 6)), alpha=0.7, zorder=0)
+        axes.plot(at_paper, top_1, "*", color=colour, markersize=7)
+        axes.annotate(network, (at_paper, top_1), xytext=(5, -2), textcoords="offset points", fontsize=6)
+        ticks[at_paper] = "paper"
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set_xlim(0, 1.05 * max(ticks))
+    axes.set_ylim(bottom=0)
+    return legend(axes)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """The exponential moving average with its start corrected, as in TensorBoard and Adam: (R,) to (R,)."""
+    average, averages = 0.0, []
+    for count, value in enumerate(values, start=1):
+        average = SMOOTHING * average + (1 - SMOOTHING) * value
+        averages.append(average / (1 - SMOOTHING**count))
+    return np.array(averages)
+
+
+def figure_7(groups: list[Group]) -> Figure:
+    """The cross-entropy of the training batches by step: each row of metrics.csv, thin, and smoothed."""
+    axes = axes_of("step", "training cross-entropy")
+    for number, group in enumerate(groups):
+        style = {key: value for key, value in look(number).items() if key != "marker"}
+        curves = []
+        for run in group.shown:
+            known = np.isfinite(run.training["cross_entropy"])  # NaN: all steps of the row were skipped.
+            curves.append((run.training["step"][known], run.training["cross_entropy"][known]))
+        if len(curves) == 1:
+            axes.plot(*curves[0], color=style["color"], linewidth=0.4, alpha=0.5)
+        draw(axes, [(steps, smooth(values)) for steps, values in curves], label=group.label, **style)
+    return legend(axes)
+
+
+def write(groups: list[Group], out: pathlib.Path) -> None:
+    """Writes Figures 5 to 7, each as PNG and as SVG."""
+    for figure_of in (figure_5, figure_6, figure_7):
+        figure = figure_of(groups)
+        figure.savefig(out / f"{figure_of.__name__}.png", metadata={"Software": None})
+        figure.savefig(out / f"{figure_of.__name__}.svg", metadata={"Date": None, "Creator": None})
+
+
+def contact_sheet(images: list[np.ndarray], titles: list[str], columns: int = 6) -> Figure:
+    """Images side by side, each below its title."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.2 * columns, 1.5 * max(rows, 1)), layout="constrained")
+    for number, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.imshow(image)
+        axes.set_title(title, fontsize=7)
+        axes.axis("off")
+    return figure
+
+
+def confusion_figure(confusion: np.ndarray, wnids: list[str]) -> Figure:
+    """The share of each class's images that got each answer, by WordNet id, which puts related classes together.
+
+    Args:
+      confusion: (C, C) ints; see `reporting.mistakes.confusion_matrix`.
+      wnids: The WordNet id of each class.
+    """
+    order = np.argsort(wnids)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(4.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares[np.ix_(order, order)], cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="none")
+    axes.set_xlabel("answer, by WordNet id")
+    axes.set_ylabel("label, by WordNet id")
+    figure.colorbar(image, label="share of the label's images")
+    return figure

@@ -1,0 +1,252 @@
+"""How a network fails on labelled images: the classes that it confuses, labels that may be ambiguous, and lost detail.
+
+The paper leaves as future work to "look closely into the dataset to see which images have lost details and may cause
+ambiguity" (section 6). Below, probabilities are a network's softmax, (N, C) floats, of images that it was not trained
+on, and labels are (N,) ints.
+"""
+
+import csv
+import pathlib
+
+import numpy as np
+
+from reporting import figures, tables
+from reporting.tables import Table
+from tiny_imagenet import input_pipeline
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG.
+MARGIN = -0.5
+CHUNK = 500
+SHOWN = 24  # Images in a contact sheet.
+LISTED = 50  # Rows of a long table in its .md file; its .csv file has all.
+PRINTED = 10
+
+
+def confusion_matrix(labels: np.ndarray, answers: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts the images of each class, a row, that got each answer, a column: (C, C) int64."""
+    return np.bincount(labels * num_classes + answers, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def confused_pairs(confusion: np.ndarray) -> np.ndarray:
+    """The pairs of classes confused in either direction, most frequent first: (P, 2) int64, the lower class first."""
+    both_ways = np.triu(confusion + confusion.T, k=1)
+    pairs = np.argwhere(both_ways)
+    return pairs[np.argsort(-both_ways[tuple(pairs.T)], kind="stable")]
+
+
+def class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """The top-1 accuracy of each class, as a fraction: (C,) float64, NaN for a class without images."""
+    number = confusion.sum(axis=1)
+    return np.divide(confusion.diagonal(), number, out=np.full(len(number), np.nan), where=number > 0)
+
+
+def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The indices of the misclassified images, the most confident answers first: (M,) int64."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
+
+
+def margins(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The label's probability minus the highest of the other classes: (N,) floats from -1 to 1.
+
+    This is the normalised margin of confident learning (Northcutt et al., arXiv:1911.00068, section 3.2).
+    """
+    rows = np.arange(len(labels))
+    others = probabilities.copy()
+    others[rows, labels] = -np.inf
+    return probabilities[rows, labels] - others.max(axis=1)
+
+
+def confident_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The class to which confident learning assigns each image (Northcutt et al., arXiv:1911.00068, eq. 1).
+
+    The threshold of a class is the mean probability of that class over the images with its label. An image belongs to
+    the most probable of the classes whose thresholds it reaches. As each class has its own threshold, classes that the
+    network finds easy do not attract the images of hard ones.
+
+    Returns:
+      (N,) int64, -1 where the image reaches no threshold.
+    """
+    number = np.bincount(labels, minlength=probabilities.shape[1])
+    own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    total = np.bincount(labels, weights=own, minlength=len(number))
+    thresholds = np.divide(total, number, out=np.full(len(number), np.inf), where=number > 0)
+    confident = np.where(probabilities >= thresholds, probabilities, -1)
+    return np.where(confident.max(axis=1) >= 0, confident.argmax(axis=1), -1)
+
+
+def ambiguous(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The indices of the images whose label may be ambiguous, the lowest margin first: (M,) int64.
+
+    Confident learning assigns them to another class than their label. The label may be wrong or one of several that
+    fit, or the network may be wrong: a person has to look. Confident learning expects an accurate network. If only a
+    quarter of the answers are right, the thresholds are so low that most labels look wrong. The margin must therefore
+    also be below -0.5: another class has more than half of the probability.
+    """
+    confident, margin = confident_classes(probabilities, labels), margins(probabilities, labels)
+    found = np.flatnonzero((confident >= 0) & (confident != labels) & (margin < MARGIN))
+    return found[np.argsort(margin[found], kind="stable")]
+
+
+def detail(images: np.ndarray) -> np.ndarray:
+    """The amount of fine detail in images: the variance of the Laplacian of their luma, (N,) float32.
+
+    It is low in blurred images (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000) and in
+    images of large even surfaces.
+
+    Args:
+      images: (N, H, W, 3) uint8.
+    """
+
+    def of_chunk(chunk):
+        luma = chunk @ LUMA
+        neighbours = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+        return (neighbours - 4 * luma[:, 1:-1, 1:-1]).var(axis=(1, 2))
+
+    return np.concatenate([of_chunk(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)])
+
+
+def quintiles(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The quintile of each value within its group, from 0, the lowest, to 4: (N,) int64.
+
+    Args:
+      values: (N,) numbers.
+      groups: (N,) ints from 0.
+    """
+    order = np.lexsort((values, groups))
+    sizes = np.bincount(groups)
+    rank = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    fifths = np.empty(len(values), np.int64)
+    fifths[order] = 5 * rank // sizes[groups[order]]
+    return fifths
+
+
+def detail_table(detail: np.ndarray, right: np.ndarray, ambiguous: np.ndarray, labels: np.ndarray) -> list[tables.Row]:
+    """Accuracy by the images' amount of detail, in fifths of all images and in fifths of each class.
+
+    Classes differ both in detail and in difficulty. The fifths of each class all hold the same classes, which separates
+    the two.
+
+    Args:
+      detail: (N,) floats; see `detail`.
+      right: (N,) bools, whether the answer is the label.
+      ambiguous: (N,) bools, whether the label may be ambiguous.
+      labels: (N,) ints.
+    """
+
+    def percent(of, chosen):
+        return 100 * float(of[chosen].mean()) if chosen.any() else None
+
+    rows = []
+    of_all, of_class = quintiles(detail, np.zeros_like(labels)), quintiles(detail, labels)
+    for fifth in range(5):
+        row = {"fifth by detail": f"{fifth + 1}{' (least)' if fifth == 0 else ' (most)' if fifth == 4 else ''}"}
+        for name, fifths in (("of all", of_all), ("of each class", of_class)):
+            chosen = fifths == fifth
+            row |= {f"images, {name}": int(chosen.sum()), f"top-1, {name}": percent(right, chosen)}
+            row |= {f"ambiguous, {name}": percent(ambiguous, chosen)}
+        rows.append(row)
+    return rows
+
+
+def pair_rows(confusion: np.ndarray, wnids: list[str], words: list[str]) -> list[tables.Row]:
+    """The confused pairs of classes, most frequent first."""
+    return [
+        {
+            "class": words[a],
+            "wnid": wnids[a],
+            "taken for": words[b],
+            "its wnid": wnids[b],
+            "times": int(confusion[a, b]),
+            "and the other way": int(confusion[b, a]),
+            "both": int(confusion[a, b] + confusion[b, a]),
+        }
+        for a, b in confused_pairs(confusion).tolist()
+    ]
+
+
+def class_rows(confusion: np.ndarray, wnids: list[str], words: list[str]) -> list[tables.Row]:
+    """The classes by accuracy, the best first."""
+    accuracy, wrong = class_accuracy(confusion), confusion - np.diag(confusion.diagonal())
+    return [
+        {
+            "wnid": wnids[label],
+            "class": words[label],
+            "images": int(confusion[label].sum()),
+            "top-1": 100 * float(accuracy[label]),
+            "most often taken for": words[wrong[label].argmax()] if wrong[label].any() else None,
+            "times": int(wrong[label].max()),
+        }
+        for label in np.argsort(-accuracy, kind="stable").tolist()
+    ]
+
+
+def write(
+    split: input_pipeline.Split,
+    wnids: list[str],
+    words: list[str],
+    centre_crop: np.ndarray,
+    ten_crop: np.ndarray,
+    out: pathlib.Path,
+) -> None:
+    """Writes tables and figures of a network's mistakes, and prints the short ones.
+
+    Args:
+      split: The images.
+      wnids: The WordNet id of each class.
+      words: The words of each class.
+      centre_crop: The probabilities by the centre crop, (N, C): they decide what is a mistake.
+      ten_crop: The probabilities by ten crops, (N, C): they decide what is ambiguous, as they depend less on the crop.
+      out: The folder.
+    """
+    labels, answers = split.labels, centre_crop.argmax(axis=1)
+    words = [word.split(",")[0] for word in words]  # The first of each class's synonyms.
+    details = detail(split.images)
+    confusion = confusion_matrix(labels, answers, len(wnids))
+
+    with (out / "confusion.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["label", *wnids])
+        writer.writerows([wnid, *row] for wnid, row in zip(wnids, confusion.tolist(), strict=True))
+    figures.confusion_figure(confusion, wnids).savefig(out / "confusion.png")
+
+    pairs = Table("confused_pairs", "Classes most often taken for each other", pair_rows(confusion, wnids, words))
+    if pairs.rows:
+        tables.write(pairs, out, LISTED)
+        print(tables.terminal(pairs, PRINTED), end="\n\n")
+    tables.write(Table("classes", "Classes", class_rows(confusion, wnids, words), "Top-1 in percent."), out)
+
+    def write_images(name, sheet, chosen, probabilities, others):
+        """Writes a table and a contact sheet of images, each with the probabilities of its label and another class."""
+        rows = [
+            {
+                "image": str(split.ids[i]),
+                "label": wnids[labels[i]],
+                "its words": words[labels[i]],
+                "probability": float(probabilities[i, labels[i]]),
+                "other": wnids[others[i]],
+                "the other's words": words[others[i]],
+                "the other's probability": float(probabilities[i, others[i]]),
+                "detail": float(details[i]),
+            }
+            for i in chosen.tolist()
+        ]
+        if not rows:
+            return
+        tables.write(Table(name, name, rows), out, LISTED)
+        titles = [
+            f"{words[labels[i]][:20]}\n{words[others[i]][:20]} {probabilities[i, others[i]]:.0%}"
+            for i in chosen[:SHOWN]
+        ]
+        figures.contact_sheet([split.images[i] for i in chosen[:SHOWN]], titles).savefig(out / f"{sheet}.png")
+
+    wrong = confident_mistakes(centre_crop, labels)
+    write_images("mistakes", "figure_8", wrong, centre_crop, answers)
+    unclear = ambiguous(ten_crop, labels)
+    write_images("ambiguous", "ambiguous", unclear, ten_crop, confident_classes(ten_crop, labels))
+    rows = detail_table(details, answers == labels, np.isin(np.arange(len(labels)), unclear), labels)
+    note = "Top-1 and possibly ambiguous labels in percent; detail is the variance of the Laplacian."
+    by_detail = Table("detail", "Accuracy by detail", rows, note)
+    tables.write(by_detail, out)
+    print(tables.terminal(by_detail), end="\n\n")
+    print(f"{len(wrong):,} of {len(labels):,} answers are wrong; {len(unclear):,} labels are possibly ambiguous")

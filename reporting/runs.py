@@ -1,0 +1,288 @@
+"""Reads the small files of run directories: of finished runs, of runs in training, or the copies in results/."""
+
+import csv
+import dataclasses
+import glob
+import json
+import os
+import pathlib
+import sys
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import models
+from reporting import paper
+from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
+from training import checkpoints
+
+TRAIN_SIZES = {config.name: config.num_classes * config.train_per_class for config in Builder.BUILDER_CONFIGS}
+TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "cross_entropy")
+VALIDATION_COLUMNS = ("step", "epoch", "validation_top_1")
+SPEED = "images_per_second"
+NONE = paper.Result()
+UNNAMED = ("model", "precision", "seed", "log_every")  # Keys of config.json that `setting` ignores.
+EVALUATIONS = {
+    "evaluation": {"split": "validation", "ten_crop": False, "snapshots": 1},
+    "evaluation_ten_crop": {"split": "validation", "ten_crop": True, "snapshots": 1},
+    "evaluation_train_ten_crop": {"split": "train", "ten_crop": True, "snapshots": 1},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run directory says about its run.
+
+    Attributes:
+      path: The directory.
+      name: The directory's name, or its path where two directories have the same name.
+      config: The content of config.json.
+      training: The TRAINING_COLUMNS and SPEED of metrics.csv's training rows: (R,) float64 each, NaN where empty.
+      validation: The VALIDATION_COLUMNS of its validation rows, one an epoch: (E,) float64 each.
+      evaluations: The contents of evaluation*.json, by file name without the extension. The files of EVALUATIONS hold
+        what their names say.
+      time: The content of time.json; None without the file.
+    """
+
+    path: pathlib.Path
+    name: str
+    config: dict
+    training: dict[str, np.ndarray]
+    validation: dict[str, np.ndarray]
+    evaluations: dict[str, dict]
+    time: dict | None
+
+    @property
+    def network(self) -> str:
+        return self.config["model"]
+
+    @property
+    def epochs_done(self) -> int:
+        return int(self.validation["epoch"].max(initial=0))
+
+    @property
+    def finished(self) -> bool:
+        return self.epochs_done == self.config["num_epochs"]
+
+    @property
+    def progress(self) -> str:
+        return f"{self.epochs_done} of {self.config['num_epochs']} epochs"
+
+    @property
+    def setting(self) -> str:
+        """The network, followed by each setting that is not the paper's: "resnet20, num_cycles=1"."""
+        settings = paper.SETTINGS | {"momentum": models.REGISTRY[self.network].momentum}
+        config = {"nesterov": False} | self.config  # Runs from before the flag used heavy-ball momentum.
+        if config.get("momentum") == 0:
+            del config["nesterov"]  # It has no effect.
+        differing = {key: value for key, value in config.items() if value != settings.get(key, False)}
+        named = [f"{key}={value}" for key, value in differing.items() if key not in UNNAMED]
+        return ", ".join([self.network, *named])
+
+    def speed(self) -> tuple[float | None, str]:
+        """The images per second of training, and where the figure comes from; None if nothing says.
+
+        The median over the rows of metrics.csv or of TensorBoard's events ignores the intervals in which the process
+        was paused. time.json includes them.
+        """
+        speeds, source = self.training[SPEED], "metrics.csv"
+        if not np.isfinite(speeds).any():
+            speeds, source = read_events(self.path / "train", SPEED), "TensorBoard"
+        if np.isfinite(speeds).any():
+            return float(np.nanmedian(speeds)), source
+        if self.time and self.time["steps"] > 0 and self.time["seconds"] > 0:
+            return self.time["steps"] * self.config["batch_size"] / self.time["seconds"], "time.json"
+        return None, ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ only in their seed: one row of a table, one line of a figure.
+
+    Attributes:
+      name: What the tables and figures call it: the network, and what sets the runs apart from others of it.
+      runs: The runs.
+    """
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def network(self) -> str:
+        return self.runs[0].network
+
+    @property
+    def config(self) -> dict:
+        return self.runs[0].config
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.finished]
+
+    @property
+    def shown(self) -> list[Run]:
+        """The runs that figures show: those that are finished, or the longest one if none is."""
+        return self.finished or [max(self.runs, key=lambda run: run.training["step"].max(initial=0))]
+
+    @property
+    def label(self) -> str:
+        return self.name if self.finished else f"{self.name} ({self.shown[0].progress})"
+
+    @property
+    def published(self) -> paper.Result:
+        """The paper's result for the network; an empty one where it has none, or on other data."""
+        return paper.RESULTS.get(self.network, NONE) if self.config["dataset"] == "full" else NONE
+
+
+def damaged(path: pathlib.Path, reason: object) -> ValueError:
+    return ValueError(f"{path} is damaged ({reason}): restore it, or leave its run out")
+
+
+def read_json(path: pathlib.Path, **types: type | tuple[type, ...]) -> dict | None:
+    """Reads a JSON object with the keys of `types`, each of its type; None if there is no such file.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise damaged(path, error) from error
+    for key, kind in types.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            raise damaged(path, f"{key} is missing or has the wrong type")
+    return content
+
+
+def read_evaluations(folder: pathlib.Path) -> dict[str, dict]:
+    """Reads evaluation*.json. A file that does not hold what its name says is skipped, with a line on standard error.
+
+    Raises:
+      ValueError: if one is damaged.
+    """
+    types = {"split": str, "images": int, "top_1": (int, float), "ten_crop": bool, "snapshots": int}
+    found = {}
+    for path in sorted(folder.glob("evaluation*.json")):
+        content = read_json(path, **types)
+        wrong = {key: content[key] for key, value in EVALUATIONS.get(path.stem, {}).items() if content[key] != value}
+        if wrong:
+            of = ", ".join(f"{key}={value}" for key, value in wrong.items())
+            print(f"report.py: skipping {path}: its {of} is not what its name says", file=sys.stderr)
+        else:
+            found[path.stem] = content
+    return found
+
+
+def read_events(folder: pathlib.Path, tag: str) -> np.ndarray:
+    """The values of a scalar in TensorBoard's events, in order: (R,) float64; of no events, none."""
+    if not any(folder.glob("events.out.tfevents.*")):
+        return np.empty(0)
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    if tag not in events.Tags()["tensors"]:
+        return np.empty(0)
+    return np.array([tf.make_ndarray(event.tensor_proto) for event in events.Tensors(tag)], np.float64)
+
+
+def read_metrics(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Reads the training and the validation rows of a metrics.csv, by column; none if the run has yet to write it.
+
+    Only the columns that a report uses must be there, so a file of an older version will do.
+
+    Raises:
+      ValueError: if it is damaged anywhere but in a last line that is still being written.
+    """
+    columns = ((*TRAINING_COLUMNS, SPEED), VALIDATION_COLUMNS)
+    rows = ([], [])
+    try:
+        text = path.read_text() if path.exists() else ""
+    except ValueError as error:
+        raise damaged(path, error) from error
+    reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines(), strict=True)
+    try:
+        missing = {*TRAINING_COLUMNS, *VALIDATION_COLUMNS} - set(reader.fieldnames or ())
+        if reader.fieldnames and missing:
+            raise ValueError(f"no column {', '.join(sorted(missing))}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError("too many or too few values")
+            validation = row["validation_top_1"] != ""
+            row.setdefault(SPEED, "")
+            rows[validation].append([float(row[column] or "nan") for column in columns[validation]])
+        arrays = [np.array(of, np.float64).reshape(-1, len(names)) for of, names in zip(rows, columns, strict=True)]
+        for array in arrays:
+            if not (np.diff(array[:, 0], prepend=0) > 0).all() or np.isnan(array[:, 1]).any():
+                raise ValueError("the steps or epochs are not in order")
+    except (ValueError, csv.Error) as error:
+        raise damaged(path, f"line {reader.line_num}: {error}") from error
+    training, validation = (
+        dict(zip(names, array.T, strict=True)) for names, array in zip(columns, arrays, strict=True)
+    )
+    return training, validation
+
+
+def read_run(path: pathlib.Path, name: str) -> Run:
+    """Reads a run directory; it needs no checkpoint.
+
+    Raises:
+      ValueError: if a file is damaged.
+    """
+    config = checkpoints.read_config(path)
+    for key in ("num_epochs", "batch_size"):
+        if not isinstance(config.get(key), int) or config[key] < 1:
+            raise damaged(path / "config.json", f"{key} is missing or not positive")
+    if config["dataset"] not in TRAIN_SIZES:
+        raise damaged(path / "config.json", f"there is no dataset {config['dataset']!r}")
+    training, validation = read_metrics(path / "metrics.csv")
+    time = read_json(path / "time.json", seconds=(int, float), steps=int, device=str)
+    return Run(path, name, config, training, validation, read_evaluations(path), time)
+
+
+def find_runs(patterns: list[str]) -> list[Run]:
+    """Reads the run directories that patterns match, in the networks' order.
+
+    A directory without a config.json is skipped, with a line on standard error unless it is an earlier report.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if a file is damaged.
+    """
+    paths = {}
+    for pattern in map(os.path.expanduser, patterns):
+        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
+        if not matches:
+            raise FileNotFoundError(f"--runs={pattern}: there is no such directory")
+        paths |= {os.path.realpath(match): pathlib.Path(match) for match in matches if os.path.isdir(match)}
+    with_config = []
+    for path in paths.values():
+        if (path / "config.json").exists():
+            with_config.append(path)
+        elif not (path / "table_3.csv").exists():
+            print(f"report.py: skipping {path}: it has no config.json", file=sys.stderr)
+    if not with_config:
+        raise FileNotFoundError(f"--runs={','.join(patterns)}: no directory there holds a run")
+    names = [path.resolve().name for path in with_config]
+    unique = [name if names.count(name) == 1 else str(path) for name, path in zip(names, with_config, strict=True)]
+    runs = [read_run(path, name) for path, name in zip(with_config, unique, strict=True)]
+    return sorted(runs, key=lambda run: (list(models.REGISTRY).index(run.network), run.name))
+
+
+def group(runs: list[Run]) -> list[Group]:
+    """Puts runs that differ only in their seed together, in the networks' order, the paper's settings first.
+
+    A group is named after the settings that are not the paper's, and after the precision where it alone sets two groups
+    apart. A second run with the same settings and seed gets a group of its own, named after its directory.
+    """
+    groups = {}
+    for run in runs:
+        name = run.setting
+        if len({other.config.get("precision") for other in runs if other.setting == run.setting}) > 1:
+            name += f", precision={run.config.get('precision')}"
+        if any(other.config.get("seed") == run.config.get("seed") for other in groups.get(name, ())):
+            name += f" ({run.name})"
+        groups.setdefault(name, []).append(run)
+    networks = list(models.REGISTRY)
+    found = [Group(name, members) for name, members in groups.items()]
+    return sorted(found, key=lambda group: (networks.index(group.network), group.name != group.network))

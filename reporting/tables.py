@@ -1,0 +1,269 @@
+"""The paper's Tables 3 and 4, what snapshots add, what compression costs, and how tables are written and printed."""
+
+import csv
+import functools
+import math
+import pathlib
+import statistics
+import textwrap
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import models
+from models import cost
+from reporting import paper
+from reporting.runs import TRAIN_SIZES, Group, Run
+
+NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
+HEADER_WIDTH = 10  # Characters; a longer header takes several lines on the terminal.
+
+
+class Spread(NamedTuple):
+    """The mean over seeds and their standard deviation."""
+
+    mean: float
+    deviation: float
+
+
+Value = float | int | str | Spread | None
+Row = dict[str, Value]
+
+
+class Table(NamedTuple):
+    """A table, its rows with the same keys, and a note to print below it."""
+
+    name: str
+    title: str
+    rows: list[Row]
+    note: str = ""
+
+
+def over_seeds(values: Iterable[float | None]) -> float | Spread | None:
+    """The one value, or the mean and standard deviation (n - 1) of several; None if any is missing."""
+    values = list(values)
+    if not values or None in values:
+        return None
+    return Spread(statistics.fmean(values), statistics.stdev(values)) if len(values) > 1 else values[0]
+
+
+def mean(value: float | Spread | None) -> float | None:
+    return value.mean if isinstance(value, Spread) else value
+
+
+def wilson(share: float, images: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a share that was measured on a number of images."""
+    squared = NORMAL_95**2 / images
+    centre = share + squared / 2
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / images + squared / images / 4)
+    return (centre - half) / (1 + squared), (centre + half) / (1 + squared)
+
+
+def percent(run: Run, evaluation: str, key: str = "top_1") -> float | None:
+    """One of a run's scores in percent; None if it has no such evaluation."""
+    return 100 * float(run.evaluations[evaluation][key]) if evaluation in run.evaluations else None
+
+
+def not_finished(group: Group) -> str:
+    """A note that names the runs which are cut short or still in training, with their scores so far."""
+    notes = []
+    for run in group.runs:
+        if not run.finished:
+            seed = f"seed {run.config.get('seed')} " if len(group.runs) > 1 else ""
+            top_1 = f", top-1 {100 * run.validation['validation_top_1'][-1]:.2f}" if run.epochs_done else ""
+            notes.append(f"{seed}not finished; so far {run.progress}{top_1}")
+    return "; ".join(notes)
+
+
+def table_3(groups: list[Group]) -> Table:
+    """The paper's Table 3. A run that is not finished has only a note."""
+    rows, samples = [], set()
+    for group in groups:
+        runs = group.finished
+        ten_crop = over_seeds(percent(run, "evaluation_ten_crop") for run in runs)
+        interval = None
+        if ten_crop is not None:
+            images = runs[0].evaluations["evaluation_ten_crop"]["images"]
+            interval = "{:.2f} to {:.2f}".format(*(100 * end for end in wilson(mean(ten_crop) / 100, images)))
+        name = "evaluation_train_ten_crop"
+        samples |= {run.evaluations[name]["images"] for run in runs if name in run.evaluations}
+        rows.append(
+            {
+                "run": group.name,
+                "epochs": group.config["num_epochs"],
+                "seeds": len(runs) or None,
+                "training top-1, ten crops": over_seeds(percent(run, name) for run in runs),
+                "validation top-1, centre crop": over_seeds(percent(run, "evaluation") for run in runs),
+                "validation top-1, ten crops": ten_crop,
+                "95% interval": interval,
+                "validation top-5, ten crops": over_seeds(percent(run, "evaluation_ten_crop", "top_5") for run in runs),
+                "best epoch, centre crop": over_seeds(100 * run.validation["validation_top_1"].max() for run in runs),
+                "the paper's training": group.published.training_top_1,
+                "the paper's validation": group.published.validation_top_1,
+                "note": not_finished(group),
+            }
+        )
+    note = "In percent. Validation is of all validation images after the last epoch. The interval is Wilson's, for the "
+    note += "number of validation images. Best epoch is the highest top-1 measured during training, in its precision."
+    if samples:
+        note += (
+            f" Training is of a sample of {' or '.join(f'{images:,}' for images in sorted(samples))} training images."
+        )
+    return Table("table_3", "Table 3: accuracy", rows, note + several_seeds(groups))
+
+
+def several_seeds(groups: list[Group]) -> str:
+    """What ± means, if it is used."""
+    several = any(len(group.finished) > 1 for group in groups)
+    return " ± is the standard deviation over the seeds." if several else ""
+
+
+@functools.cache
+def network_cost(network: str) -> tuple[int, int]:
+    """The trainable parameters of a network as it is trained, and the multiply-adds of one image's inference."""
+    trained = models.build(network, training=True)
+    return cost.parameters(trained), sum(cost.multiply_adds(models.build(network)))
+
+
+def table_4(groups: list[Group]) -> Table:
+    """The paper's Table 4: parameters and time; and the multiply-adds of one 56x56 image's inference."""
+    rows = []
+    for group in groups:
+        parameters, multiply_adds = network_cost(group.network)
+        measured = [run.speed() for run in group.shown]
+        speed = mean(over_seeds(speed for speed, _ in measured))
+        images = paper.SETTINGS["num_epochs"] * TRAIN_SIZES[group.config["dataset"]]
+        rows.append(
+            {
+                "run": group.name,
+                "parameters": parameters,
+                "the paper's parameters": group.published.parameters,
+                "multiply-adds (millions)": multiply_adds / 1e6,
+                "precision": group.config.get("precision"),
+                "device": ", ".join(sorted({run.time["device"] for run in group.shown if run.time})),
+                "images per second": speed,
+                "hours for 10 epochs": images / speed / 3600 if speed else None,
+                "the paper's hours": group.published.hours,
+                "speed from": ", ".join(sorted({source for _, source in measured} - {""})),
+                "note": "" if group.finished else "not finished",
+            }
+        )
+    note = "Hours are of training alone, without validation, at the speed shown: the median over the run, or, from "
+    note += "time.json, the mean with any pauses. The paper's hours are those of one GPU of 2017."
+    return Table("table_4", "Table 4: size and time", rows, note)
+
+
+def snapshots(groups: list[Group]) -> Table:
+    """What averaging the softmax over the ends of the last cycles adds to the last weights' top-1."""
+    rows = []
+    for group in groups:
+        names = {name for run in group.finished for name in run.evaluations if name.startswith("evaluation_snapshots_")}
+        for name in sorted(names, key=lambda name: (len(name), name)):
+            runs = [run for run in group.finished if name in run.evaluations]
+            ten_crop = runs[0].evaluations[name]["ten_crop"]
+            last = over_seeds(percent(run, "evaluation_ten_crop" if ten_crop else "evaluation") for run in runs)
+            averaged = over_seeds(percent(run, name) for run in runs)
+            rows.append(
+                {
+                    "run": group.name,
+                    "seeds": len(runs),
+                    "cycles": runs[0].evaluations[name]["snapshots"],
+                    "crops": 10 if ten_crop else 1,
+                    "last weights, top-1": last,
+                    "average, top-1": averaged,
+                    "added": None if last is None else mean(averaged) - mean(last),
+                }
+            )
+    note = "Validation top-1 in percent, of the last weights and of the mean softmax over the ends of the last cycles."
+    return Table("snapshots", "What snapshots add", rows, note + several_seeds(groups))
+
+
+def compression(groups: list[Group]) -> Table:
+    """The size and accuracy of each TFLite file that evaluate.py scored beside its run.
+
+    The loss is against the run's evaluation.json. A run that is not finished shows only the size.
+    """
+    rows = []
+    for group in groups:
+        for run in group.runs:
+            for name, result in run.evaluations.items():
+                if not isinstance(result.get("bytes"), int):
+                    continue
+                top_1 = percent(run, name) if run.finished and result["split"] == "validation" else None
+                own = percent(run, "evaluation")
+                rows.append(
+                    {
+                        "run": group.name + (f", seed={run.config.get('seed')}" if len(group.runs) > 1 else ""),
+                        "file": f"{name.removeprefix('evaluation_')}.tflite",
+                        "bytes": result["bytes"],
+                        "top-1": top_1,
+                        "top-1 lost": None if None in (own, top_1) else own - top_1,
+                        "note": "" if run.finished else "not finished",
+                    }
+                )
+    return Table("compression", "What compression costs", rows, "Validation top-1 in percent, by the centre crop.")
+
+
+def cell(value: Value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Spread):
+        return f"{value.mean:.2f} ± {value.deviation:.2f}"
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def plain(rows: list[Row]) -> list[dict[str, str]]:
+    """The rows of a CSV file: a column with standard deviations is followed by one of theirs."""
+
+    def number(value):
+        return f"{value:.6g}" if isinstance(value, float) else value
+
+    spread = {key for row in rows for key, value in row.items() if isinstance(value, Spread)}
+    lines = []
+    for row in rows:
+        line = {}
+        for key, value in row.items():
+            line[key] = number(mean(value))
+            if key in spread:
+                line[f"{key}, s.d."] = number(value.deviation) if isinstance(value, Spread) else None
+        lines.append(line)
+    return lines
+
+
+def write(table: Table, out: pathlib.Path, listed: int | None = None) -> None:
+    """Writes a table as NAME.csv and, its first `listed` rows, as NAME.md."""
+    lines = plain(table.rows)
+    with (out / f"{table.name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    header = list(table.rows[0])
+    rows = [header, ["---"] * len(header), *([cell(value) for value in row.values()] for row in table.rows[:listed])]
+    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    note = f"\n{table.note}\n" if table.note else ""
+    (out / f"{table.name}.md").write_text(text + note, encoding="utf-8")
+
+
+def terminal(table: Table, listed: int | None = None) -> str:
+    """The first `listed` rows as aligned text, without empty columns; notes on rows are below."""
+    rows = table.rows[:listed]
+    columns = []
+    for key in rows[0]:
+        cells = [cell(row[key]) for row in rows]
+        if key != "note" and any(cells):
+            width = max(HEADER_WIDTH, *map(len, cells))
+            left = any(isinstance(row[key], str) and row[key] for row in rows)
+            columns.append((textwrap.wrap(key, width), cells, left))
+    height = max(len(header) for header, _, _ in columns)
+    lines = [[] for _ in range(height + len(rows))]
+    for header, cells, left in columns:
+        texts = [""] * (height - len(header)) + header + cells
+        width = max(map(len, texts))
+        for line, text in zip(lines, texts, strict=True):
+            line.append(text.ljust(width) if left else text.rjust(width))
+    rule = "-" * max(len("  ".join(line)) for line in lines)
+    texts = ["  ".join(line).rstrip() for line in lines]
+    notes = [f"{next(iter(row.values()))}: {row['note']}" for row in rows if row.get("note")]
+    notes = [*dict.fromkeys(notes), *textwrap.wrap(table.note, 100)]
+    return "\n".join([table.title, rule, *texts[:height], rule, *texts[height:], rule, *notes])

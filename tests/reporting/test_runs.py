@@ -1,0 +1,138 @@
+"""Reading run directories that write_run made, and putting them into groups."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import flags
+from reporting import paper, runs
+from training import summaries
+
+PLAIN = {"split": "validation", "images": 10000, "top_1": 0.2, "top_5": 0.4, "ten_crop": False, "snapshots": 1}
+
+
+def test_finds_runs(write_run, tmp_path, capsys):
+    for name in ("b", "a"):
+        write_run(name)
+    write_run("c", model="alexnet")
+    (tmp_path / "notes.md").touch()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "table_3.csv").touch()  # An earlier report.
+    found = runs.find_runs([f"{tmp_path}/*", f"{tmp_path}/a/"])
+    assert [run.name for run in found] == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+    (tmp_path / "copies").mkdir()
+    write_run("copies/a")
+    names = [run.name for run in runs.find_runs([f"{tmp_path}/a", f"{tmp_path}/copies/*", f"{tmp_path}/copies"])]
+    assert names == [f"{tmp_path}/a", f"{tmp_path}/copies/a"]
+    assert capsys.readouterr().err == f"report.py: skipping {tmp_path}/copies: it has no config.json\n"
+
+
+def test_a_torn_last_line_is_left_out(write_run):
+    run = write_run()
+    with (run / "metrics.csv").open("a") as file:
+        file.write("30,3,0.1,2.")
+    assert runs.read_run(run, "run").progress == "2 of 2 epochs"
+    (run / "metrics.csv").write_text("step,epo")
+    assert runs.read_run(run, "run").progress == "0 of 2 epochs"
+
+
+@pytest.mark.parametrize("more", ["validation_loss,validation_top_5", "validation_cross_entropy,images_per_second"])
+def test_only_the_columns_that_are_used_are_needed(write_run, more):
+    run = write_run()
+    lines = ["step,epoch,learning_rate,cross_entropy,validation_top_1," + more, "5,1,0.1,4.5,,,", "5,1,,,0.25,4,"]
+    (run / "metrics.csv").write_text("\n".join([*lines, ""]))
+    read = runs.read_run(run, "run")
+    assert read.training["cross_entropy"].tolist() == [4.5] and read.validation["validation_top_1"].tolist() == [0.25]
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("config.json", "{"),
+        ("config.json", '{"model": "baseline", "dataset": "full"}'),
+        ("config.json", '{"model": "baseline", "dataset": "half", "num_epochs": 2, "batch_size": 256}'),
+        ("metrics.csv", "step,epoch\n1,1\n"),
+        ("metrics.csv", b"\xff\xfe\n"),
+        ("metrics.csv", f"{','.join(summaries.FIELDS)}\n1,1,0.1\n2,1,0.1,5,5,0,1,,,\n"),
+        ("metrics.csv", f"{','.join(summaries.FIELDS)}\n1,1,five{',' * (len(summaries.FIELDS) - 3)}\n"),
+        ("metrics.csv", "step,epoch,learning_rate,cross_entropy,validation_top_1\n2,1,0.1,5,\n1,1,0.1,5,\n"),
+        ("metrics.csv", "step,epoch,learning_rate,cross_entropy,validation_top_1\n2,,,,0.1\n"),
+        ("time.json", "[]"),
+        ("time.json", '{"seconds": "many", "steps": 1, "device": "a CPU"}'),
+        ("evaluation_ten_crop.json", '{"top_1": 0.5}'),
+    ],
+)
+def test_damaged_files_are_named(write_run, file, content):
+    path = write_run() / file
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=f"{path} (is damaged|names no model)"):
+        runs.find_runs([str(path.parent)])
+
+
+def test_an_evaluation_that_is_not_what_its_name_says_is_skipped(write_run, capsys):
+    """As `evaluate.py --ten_crop` without --output leaves it."""
+    files = {"evaluation.json": PLAIN | {"ten_crop": True}, "evaluation_ten_crop.json": PLAIN | {"ten_crop": True}}
+    run = write_run(files=files)
+    assert list(runs.read_run(run, "run").evaluations) == ["evaluation_ten_crop"]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def names(patterns):
+    return {group.name: [run.name for run in group.runs] for group in runs.group(runs.find_runs([str(patterns)]))}
+
+
+def test_groups_differ_in_more_than_the_seed(write_run, tmp_path):
+    write_run("a", model="resnet20", num_epochs=10)
+    write_run("b", model="resnet20", num_epochs=10, seed=1, log_every=7)
+    write_run("c", model="resnet20", num_epochs=10, num_cycles=1)
+    write_run("d", model="resnet20", num_epochs=10, momentum=0.5, weight_decay=0)
+    write_run("e", model="resnet20", num_epochs=10)  # The seed of a.
+    write_run("f", model="alexnet", num_epochs=10, precision="mixed_bfloat16")
+    write_run("g", model="alexnet", num_epochs=10)
+    write_run("h", model="baseline", num_epochs=10, momentum=0.0, nesterov=False)  # No momentum: of neither kind.
+    write_run("i", model="googlenet", num_epochs=10, dataset="synthetic", another_flag=True, off=False)
+    assert names(tmp_path / "?") == {
+        "baseline": ["h"],
+        "alexnet, precision=mixed_bfloat16": ["f"],
+        "alexnet, precision=float32": ["g"],
+        "googlenet, dataset=synthetic, another_flag=True": ["i"],
+        "resnet20": ["a", "b"],
+        "resnet20, num_cycles=1": ["c"],
+        "resnet20, momentum=0.5, weight_decay=0": ["d"],
+        "resnet20 (e)": ["e"],
+    }
+
+
+def test_runs_from_before_the_flag_had_heavy_ball_momentum(write_run):
+    run = write_run(model="alexnet", num_epochs=10, momentum=0.9)
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"nesterov": true,', ""))
+    assert list(names(run)) == ["alexnet, nesterov=False"]
+
+
+def test_the_settings_left_out_are_the_defaults_of_train():
+    others = set(flags.FLAGS)
+    flags.define_train_flags()
+    try:
+        assert {key: flags.FLAGS[key].default for key in paper.SETTINGS} == paper.SETTINGS
+    finally:
+        for name in set(flags.FLAGS) - others:
+            delattr(flags.FLAGS, name)
+
+
+def test_speed_is_the_median_where_there_is_one(write_run):
+    timed = {"seconds": 1000.0, "steps": 100, "device": "a CPU"}
+    run = write_run(files={"time.json": timed})
+    assert runs.read_run(run, "run").speed() == (25.6, "time.json")
+    with tf.summary.create_file_writer(str(run / "train")).as_default():
+        for step, speed in enumerate([50.0, 52.0, 0.1, 51.0, 53.0], start=1):  # Once paused.
+            tf.summary.scalar("images_per_second", speed, step)
+    assert runs.read_run(run, "run").speed() == (51.0, "TensorBoard")
+    lines = (run / "metrics.csv").read_text().splitlines()
+    speeds = ["images_per_second", "70", "72", "1", "", "71", "", "", ""]
+    (run / "metrics.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, speeds, strict=True)))
+    read = runs.read_run(run, "run")
+    assert np.nanmax(read.training["images_per_second"]) == 72
+    assert read.speed() == (70.5, "metrics.csv")
+    assert runs.read_run(write_run("untimed"), "untimed").speed() == (None, "")

@@ -1,0 +1,131 @@
+"""The tables of run directories whose scores are known."""
+
+import csv
+import statistics
+
+import pytest
+
+from reporting import runs, tables
+
+PLAIN = {"split": "validation", "images": 10000, "top_1": 0.2, "top_5": 0.4, "ten_crop": False, "snapshots": 1}
+FILES = {
+    "evaluation.json": PLAIN,
+    "evaluation_ten_crop.json": PLAIN | {"top_1": 0.25, "top_5": 0.5, "ten_crop": True},
+    "evaluation_train_ten_crop.json": PLAIN | {"split": "train", "top_1": 0.35, "ten_crop": True},
+}
+RESULTS = {
+    "training top-1, ten crops": 35,
+    "validation top-1, centre crop": 20,
+    "validation top-1, ten crops": 25,
+    "validation top-5, ten crops": 50,
+    "best epoch, centre crop": 20,
+}
+
+
+def groups(folder):
+    return runs.group(runs.find_runs([str(folder)]))
+
+
+def row_of(table_of, folder):
+    (row,) = table_of(groups(folder)).rows
+    return row
+
+
+def test_table_3(write_run):
+    row = row_of(tables.table_3, write_run(files=FILES))
+    assert {key: row[key] for key in RESULTS} == pytest.approx(RESULTS)
+    assert (row["the paper's training"], row["the paper's validation"]) == (34.40, 33.04)
+    assert (row["run"], row["epochs"], row["seeds"], row["note"]) == ("baseline, num_epochs=2", 2, 1, "")
+    assert row["95% interval"] == "24.16 to 25.86"
+
+
+def test_a_missing_file_leaves_its_cell_empty(write_run):
+    row = row_of(tables.table_3, write_run(files={"evaluation.json": PLAIN}))
+    assert {key for key in RESULTS if row[key] is None} == {key for key in RESULTS if "ten crops" in key}
+    assert row["95% interval"] is None
+
+
+@pytest.mark.parametrize("rows, epochs", [(0, 0), (2, 0), (3, 1), (5, 1)])
+def test_a_run_cut_short_is_no_result(write_run, rows, epochs):
+    files = FILES | {"evaluation_snapshots_2.json": PLAIN | {"snapshots": 2}}
+    files["evaluation_model.json"] = PLAIN | {"bytes": 4000}
+    run = write_run(rows=rows, files=files)
+    row = row_of(tables.table_3, run)
+    assert [row[key] for key in (*RESULTS, "95% interval", "seeds")] == [None] * 7
+    assert row["note"] == f"not finished; so far {epochs} of 2 epochs{', top-1 10.00' * epochs}"
+    assert row_of(tables.table_4, run)["note"] == "not finished"
+    assert tables.snapshots(groups(run)).rows == []
+    row = row_of(tables.compression, run)
+    assert (row["bytes"], row["top-1"], row["top-1 lost"], row["note"]) == (4000, None, None, "not finished")
+
+
+def test_seeds_share_a_row(write_run, tmp_path):
+    shares = [0.2, 0.22, 0.27]
+    for seed, top_1 in enumerate(shares):
+        write_run(f"seed_{seed}", seed=seed, files={"evaluation.json": PLAIN | {"top_1": top_1}})
+    write_run("seed_3", seed=3, rows=4, files={"evaluation.json": PLAIN | {"top_1": 0.9}})
+    table = tables.table_3(groups(tmp_path / "*"))
+    (row,) = table.rows
+    expected = (100 * statistics.mean(shares), 100 * statistics.stdev(shares))
+    assert row["validation top-1, centre crop"] == pytest.approx(expected)
+    assert row["seeds"] == 3 and row["note"].startswith("seed 3 not finished")
+    tables.write(table, tmp_path)
+    assert "| 23.00 ± 3.61 |" in (tmp_path / "table_3.md").read_text()
+    assert "23.00 ± 3.61" in tables.terminal(table)
+    with (tmp_path / "table_3.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    column = "validation top-1, centre crop"
+    assert (line[column], line[f"{column}, s.d."]) == ("23", "3.60555")
+
+
+@pytest.mark.parametrize("share, images", [(0.25, 10000), (0.5, 7), (0.99, 50)])
+def test_wilsons_interval(share, images):
+    """Its ends are the shares from which the measured one is 1.96 of their own standard errors away."""
+    for end in tables.wilson(share, images):
+        assert abs(share - end) == pytest.approx(1.959964 * (end * (1 - end) / images) ** 0.5, rel=1e-5)
+    assert tables.wilson(0, 10)[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_table_4(write_run):
+    timed = {"seconds": 900.0, "steps": 1953, "device": "a CPU"}
+    row = row_of(tables.table_4, write_run("timed", files={"time.json": timed}))
+    assert row["images per second"] == pytest.approx(1953 * 256 / 900)
+    assert row["hours for 10 epochs"] == pytest.approx(10 * 100000 / (1953 * 256 / 900) / 3600)
+    assert (row["device"], row["speed from"], row["note"]) == ("a CPU", "time.json", "")
+    assert row["parameters"] == 13_053_448 and row["the paper's hours"] is None
+    row = row_of(tables.table_4, write_run("untimed", model="alexnet"))
+    assert (row["hours for 10 epochs"], row["device"], row["the paper's hours"]) == (None, "", 19)
+
+
+def test_snapshots(write_run):
+    files = FILES | {
+        "evaluation_snapshots_2.json": PLAIN | {"top_1": 0.23, "snapshots": 2},
+        "evaluation_snapshots_10.json": PLAIN | {"top_1": 0.24, "snapshots": 10, "ten_crop": True},
+    }
+    two, ten = tables.snapshots(groups(write_run(files=files))).rows
+    assert (two["cycles"], two["crops"], ten["cycles"], ten["crops"]) == (2, 1, 10, 10)
+    assert (two["last weights, top-1"], two["average, top-1"], two["added"]) == pytest.approx((20, 23, 3))
+    assert (ten["last weights, top-1"], ten["added"]) == pytest.approx((25, -1))
+
+
+def test_compression(write_run):
+    files = FILES | {
+        "evaluation_model.json": PLAIN | {"bytes": 4000},
+        "evaluation_model_int8.json": PLAIN | {"top_1": 0.19, "bytes": 1000},
+    }
+    rows = tables.compression(groups(write_run("both", files=files))).rows
+    assert [(row["file"], row["bytes"]) for row in rows] == [("model.tflite", 4000), ("model_int8.tflite", 1000)]
+    assert [row["top-1 lost"] for row in rows] == pytest.approx([0, 1])
+    del files["evaluation.json"]
+    assert {row["top-1 lost"] for row in tables.compression(groups(write_run("no_own", files=files))).rows} == {None}
+    assert tables.compression(groups(write_run("neither"))).rows == []
+
+
+def test_terminal_aligns_columns():
+    keys = ("run", "top-1", "empty", "note")
+    rows = [dict(zip(keys, row, strict=True)) for row in (("a", 9.5, None, "late"), ("bc", 10.25, None, ""))]
+    lines = tables.terminal(tables.Table("t", "Title", [*rows, rows[0]], "Below.")).splitlines()
+    assert lines[0] == "Title" and lines[2] == "run  top-1"
+    assert lines[4:7] == ["a     9.50", "bc   10.25", "a     9.50"]
+    assert lines[8:] == ["a: late", "Below."]
+    assert len(tables.terminal(tables.Table("t", "Title", rows), 1).splitlines()) == 7
