@@ -144,7 +144,7 @@ class Step:
       dtype: torch.float32, or what autocast takes in its place; float16 has dynamic loss scaling.
       learning_rate: SGD's.
       momentum: SGD's; Nesterov's if it is not 0.
-      weight_decay: The loss has this times sum(w^2)/2 over the kernels.
+      weight_decay: The kernels' gradients are those of a loss that has this times sum(w^2)/2 over them.
       clip_norm: Gradients are scaled down to this global norm.
       auxiliary_weight: Weight of each auxiliary head's cross-entropy in the loss.
       scale: What the crops are divided by after the mean is subtracted.
