@@ -1,10 +1,15 @@
-"""The paper's networks in plain PyTorch, layer by layer those of models/: the peers in benchmarks/training_step.py."""
+"""The paper's networks and training step in plain PyTorch, layer by layer as in models/, for training_step.py."""
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from models.googlenet import AUXILIARY_AFTER, INCEPTION, POOL_AFTER
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)  # Keras counts momentum the other way: 0.9.
 
 
 def conv_relu(channels: int, filters: int, kernel_size: int) -> nn.Sequential:
@@ -13,7 +18,7 @@ def conv_relu(channels: int, filters: int, kernel_size: int) -> nn.Sequential:
 
 def conv_bn(channels: int, filters: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(channels, filters, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(filters))
+    return nn.Sequential(conv, batch_norm(filters))
 
 
 def conv_bn_relu(channels: int, filters: int, kernel_size: int) -> nn.Sequential:
@@ -31,25 +36,23 @@ def baseline(num_classes: int = 200) -> nn.Module:
     )
 
 
-def alexnet(num_classes: int = 200, dropout: float = 0.5) -> nn.Module:
+def alexnet(num_classes: int = 200) -> nn.Module:
     return nn.Sequential(
         conv_relu(3, 64, 7),
         conv_relu(64, 64, 5),
         nn.MaxPool2d(2),
-        nn.BatchNorm2d(64),
+        batch_norm(64),
         conv_relu(64, 128, 5),
         nn.MaxPool2d(2),
-        nn.BatchNorm2d(128),
+        batch_norm(128),
         conv_relu(128, 256, 3),
         conv_relu(256, 256, 3),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(7 * 7 * 256, 1024),
         nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
         nn.Linear(1024, 1024),
         nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
         nn.Linear(1024, num_classes),
     )
 
@@ -74,12 +77,12 @@ class Inception(nn.Module):
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
-def classifier(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, num_classes))
+def classifier(channels: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
 
 class GoogLeNet(nn.Module):
-    """With batch normalisation and both auxiliary heads; gives three logits, the network's own first."""
+    """With batch normalisation and both auxiliary heads; returns three logits, the network's own first."""
 
     def __init__(self, num_classes: int = 200):
         super().__init__()
@@ -91,9 +94,9 @@ class GoogLeNet(nn.Module):
             channels = self.inceptions[str(number)].channels
             if number in AUXILIARY_AFTER:
                 self.heads[str(number)] = nn.Sequential(
-                    nn.AvgPool2d(5, 3), conv_bn_relu(channels, 128, 1), classifier(128, num_classes, 0.3)
+                    nn.AvgPool2d(5, 3), conv_bn_relu(channels, 128, 1), classifier(128, num_classes)
                 )
-        self.classifier = classifier(channels, num_classes, 0.4)
+        self.classifier = classifier(channels, num_classes)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = self.stem(x)
@@ -125,33 +128,35 @@ def resnet20(num_classes: int = 200) -> nn.Module:
     for stage, filters in enumerate((64, 128, 256, 512)):
         blocks += [BasicBlock(channels, filters, 2 if stage else 1), BasicBlock(filters, filters, 1)]
         channels = filters
-    return nn.Sequential(conv_bn_relu(3, 64, 7), *blocks, classifier(channels, num_classes, 0.0))
+    return nn.Sequential(conv_bn_relu(3, 64, 7), *blocks, classifier(channels, num_classes))
 
 
 REGISTRY = {"baseline": baseline, "alexnet": alexnet, "googlenet": GoogLeNet, "resnet20": resnet20}
 
 
 class Step:
-    """A training step that does what training.step.Trainer's does, in float32 on the CPU.
+    """The step of training.step.Trainer in PyTorch, on the CPU.
 
     Args:
       name: A key of `REGISTRY`.
       mean_crops: (10, 56, 56, 3) float32, the ten crops of the mean image.
       memory_format: torch.channels_last or torch.contiguous_format.
-      learning_rate: Of SGD.
-      momentum: Of SGD.
-      weight_decay: The loss has this times sum(w^2)/2, over the kernels.
+      dtype: torch.float32, or what autocast takes in its place; float16 has dynamic loss scaling.
+      learning_rate: SGD's.
+      momentum: SGD's; Nesterov's if it is not 0.
+      weight_decay: The kernels' gradients are those of a loss that has this times sum(w^2)/2 over them.
       clip_norm: Gradients are scaled down to this global norm.
-      auxiliary_weight: Of each auxiliary head's cross-entropy in the loss.
-      scale: What the crops are divided by once the mean is off.
+      auxiliary_weight: Weight of each auxiliary head's cross-entropy in the loss.
+      scale: What the crops are divided by after the mean is subtracted.
     """
 
     def __init__(
         self,
         name: str,
-        mean_crops,
+        mean_crops: np.ndarray,
         memory_format: torch.memory_format,
         *,
+        dtype: torch.dtype,
         learning_rate: float,
         momentum: float,
         weight_decay: float,
@@ -161,7 +166,12 @@ class Step:
     ):
         self.model = REGISTRY[name]().to(memory_format=memory_format).train()
         self.kernels = [weight for weight in self.model.parameters() if weight.ndim > 1]
-        self.optimizer = torch.optim.SGD(self.model.parameters(), learning_rate, momentum=momentum)
+        nesterov = momentum > 0  # PyTorch refuses it at momentum 0, where it changes nothing.
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), learning_rate, momentum=momentum, nesterov=nesterov, fused=True
+        )
+        self.autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+        self.scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
         self.mean_crops = torch.from_numpy(mean_crops)
         self.memory_format = memory_format
         self.weight_decay, self.clip_norm = weight_decay, clip_norm
@@ -174,13 +184,20 @@ class Step:
         """One step on crops (N, 56, 56, 3) uint8, which of the ten they are (N,) and labels (N,), both int64."""
         inputs = (images.float() - self.mean_crops[which]) / self.scale
         inputs = inputs.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
-        outputs = self.model(inputs)
+        with self.autocast:
+            outputs = self.model(inputs)
         logits, *auxiliary = outputs if isinstance(outputs, list) else [outputs]
-        loss = functional.cross_entropy(logits, labels)
-        loss = loss + self.weight_decay / 2 * sum(kernel.square().sum() for kernel in self.kernels)
+        loss = functional.cross_entropy(logits.float(), labels)
         for head in auxiliary:
-            loss = loss + self.auxiliary_weight * functional.cross_entropy(head, labels)
+            loss = loss + self.auxiliary_weight * functional.cross_entropy(head.float(), labels)
         self.optimizer.zero_grad()
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        with torch.no_grad():
+            for (
+                kernel
+            ) in self.kernels:  # The gradient of weight decay; through autograd it takes several times as long.
+                kernel.grad.add_(kernel, alpha=self.weight_decay)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()

@@ -1,13 +1,12 @@
-"""How fast Trainer.train_step is on the CPU, in float32: python -m benchmarks.training_step --model=alexnet
+"""Measures the training step on the CPU, beside PyTorch's: python -m benchmarks.training_step --precision=float32
 
-Beside it, where PyTorch is installed, the same network and step in PyTorch, in both of its memory formats; and the
-machine's rate of large matrix products, which no step can beat. What is compared takes turns, and of the rounds the
-fastest counts, so that other load on the machine weighs little.
+For each of the paper's networks it prints the images a second of `Trainer.train_step`; of the same step in PyTorch, if
+PyTorch is installed, in both memory formats; and the step's share of the machine's matrix-product rate, its practical
+limit. The contenders take turns and the fastest of the rounds counts, which keeps other load on the machine out.
 """
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
-import functools
 import importlib.util
 import os
 import time
@@ -25,45 +24,47 @@ from tiny_imagenet import crops
 from training import step
 
 NETWORKS = ("baseline", "alexnet", "googlenet", "resnet20")  # Those of pytorch_models.py.
-SIZE = 2048
-PRODUCTS = 5
+CONTIGUOUS, CHANNELS_LAST = "PyTorch, contiguous", "PyTorch, channels_last"
 
-flags.DEFINE_enum("model", "baseline", NETWORKS, "The network.")
-flags.DEFINE_integer("batch_size", 64, "Images a step.", lower_bound=1)
-flags.DEFINE_integer("steps", 10, "Steps a round.", lower_bound=1)
-flags.DEFINE_integer("rounds", 3, "Rounds, of which the fastest counts.", lower_bound=1)
+flags.DEFINE_multi_enum("model", NETWORKS, NETWORKS, "The networks; by default all four of the paper's.")
+flags.DEFINE_enum("precision", "auto", ["auto", *step.PRECISIONS], "Keras' dtype policy; auto is train.py's choice.")
+flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1)
+flags.DEFINE_integer("rounds", 5, "Rounds after the one that warms up.", lower_bound=1)
+flags.DEFINE_float("seconds", 3.0, "Length of a contender's turn, which is at least one step.", lower_bound=0.0)
+flags.DEFINE_integer("product", 4096, "Size of the square matrices in the matrix product.", lower_bound=1)
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Of a training step, for each image: the convolutions' and dense layers', forward and backward."""
+    """Multiply-adds of a training step per image: the convolutions' and dense layers', forward and backward."""
     counts = cost.multiply_adds(model)
-    # Backward are two products as large as forward's one, but the first layer's input has no gradient.
+    # The backward pass has two products as large as the forward one, but the network's input needs no gradient.
     return 3 * sum(counts) - counts[0]
 
 
-def products(matrix: tf.Tensor) -> None:
-    for _ in range(PRODUCTS):
-        product = tf.matmul(matrix, matrix)
-    product[0, 0].numpy()
+def matrix_product(precision: str) -> Callable[[], None]:
+    """A square matrix product in the precision of the convolutions."""
+    matrix = tf.cast(tf.random.uniform((FLAGS.product, FLAGS.product)), precision.removeprefix("mixed_"))
+    return lambda: tf.matmul(matrix, matrix)[0, 0].numpy()
 
 
-def tensorflow_step(settings: dict, batch: tuple[np.ndarray, ...]) -> tuple[keras.Model, Callable[[], None]]:
-    """The network, and what does `steps` steps of it."""
-    model = models.build(FLAGS.model, training=True)
+def tensorflow_step(model: keras.Model, settings: dict, batch: tuple[np.ndarray, ...]) -> Callable[[], None]:
     mean_image = np.full((crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), 128, np.float32)
     trainer = step.Trainer(model, mean_image, cycle_steps=1e6, **settings)
     images, which, labels = map(tf.constant, batch)
 
-    def steps():
-        for _ in range(FLAGS.steps):
-            trainer.train_step(images, which, labels)
-        trainer.means()  # Waits for the last of them.
+    def train_step():
+        trainer.train_step(images, which, labels)
+        trainer.means()  # Waits for the step.
 
-    return model, steps
+    return train_step
 
 
-def pytorch_steps(settings: dict, batch: tuple[np.ndarray, ...], parameters: int) -> dict[str, Callable[[], None]]:
-    """The same in PyTorch, by memory format."""
+def pytorch_steps(
+    name: str, parameters: int, precision: str, settings: dict, batch: tuple[np.ndarray, ...]
+) -> dict[str, Callable[[], None]]:
+    """The same step in PyTorch by memory format; nothing if PyTorch is not installed."""
+    if not importlib.util.find_spec("torch"):
+        return {}
     import torch
 
     from benchmarks import pytorch_models
@@ -71,29 +72,66 @@ def pytorch_steps(settings: dict, batch: tuple[np.ndarray, ...], parameters: int
     torch.set_num_threads(os.cpu_count())
     images, which, labels = map(torch.from_numpy, batch)
     mean_crops = np.full((10, crops.CROP_SIZE, crops.CROP_SIZE, 3), 128, np.float32)
-    named = {}
-    for name, memory_format in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
+    steps = {}
+    for label, memory_format in ((CONTIGUOUS, torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
         peer = pytorch_models.Step(
-            FLAGS.model,
+            name,
             mean_crops,
             memory_format,
+            dtype=getattr(torch, precision.removeprefix("mixed_")),
             auxiliary_weight=step.AUXILIARY_WEIGHT,
             scale=crops.SCALE,
             **settings,
         )
         if peer.num_parameters() != parameters:
-            raise ValueError(f"{FLAGS.model} has {parameters} parameters, but {peer.num_parameters()} in PyTorch")
+            raise ValueError(f"{name} has {parameters} parameters, but {peer.num_parameters()} in PyTorch")
+        steps[label] = lambda peer=peer: peer(images, which.long(), labels)
+    return steps
 
-        def steps(peer=peer):
-            for _ in range(FLAGS.steps):
-                peer(images, which.long(), labels)
 
-        named[f"PyTorch, {name}"] = steps
-    return named
+def calls_per_second(call: Callable[[], None]) -> float:
+    started, done = time.perf_counter(), 0
+    while True:
+        call()
+        done += 1
+        elapsed = time.perf_counter() - started
+        if elapsed >= FLAGS.seconds:
+            return done / elapsed
+
+
+def measure(name: str, precision: str, batch: tuple[np.ndarray, ...]) -> str:
+    """The network's row of the table."""
+    # A learning rate at which no network diverges: NaN and denormal numbers have speeds of their own.
+    momentum = models.REGISTRY[name].momentum
+    settings = dict(learning_rate=1e-3, momentum=momentum, weight_decay=1e-4, clip_norm=10.0)
+    model = models.build(name, training=True)
+    contenders = {"TensorFlow": tensorflow_step(model, settings, batch)}
+    contenders |= pytorch_steps(name, cost.parameters(model), precision, settings, batch)
+    contenders["product"] = matrix_product(precision)
+
+    best = dict.fromkeys(contenders, 0.0)
+    for round in range(FLAGS.rounds + 1):
+        for contender, call in contenders.items():
+            speed = calls_per_second(call)
+            if round:  # The first round warms up.
+                best[contender] = max(best[contender], speed)
+
+    product = best.pop("product") * 2 * FLAGS.product**3 / 1e9
+    speeds = {contender: FLAGS.batch_size * speed for contender, speed in best.items()}
+    ours = speeds["TensorFlow"]
+    reached = ours * 2 * multiply_adds(model) / 1e9
+    peers = [speeds[label] for label in (CONTIGUOUS, CHANNELS_LAST) if label in speeds]
+    cells = [f"{ours:,.1f}", *(f"{peer:,.1f}" for peer in peers)]
+    cells += [f"{ours / max(peers):.2f}"] if peers else []
+    cells += [f"{reached:,.0f}", f"{product:,.0f}", f"{reached / product:.0%}"]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def main(_) -> None:
     tf.config.set_visible_devices([], "GPU")
+    tf.get_logger().setLevel("ERROR")  # It warns of a new tf.function for each network.
+    precision = step.resolve_precision(FLAGS.precision)
+    keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     number = FLAGS.batch_size
@@ -102,36 +140,17 @@ def main(_) -> None:
         rng.integers(0, 10, number, np.int32),
         rng.integers(0, 200, number, np.int64),
     )
-    # A rate at which no network diverges, as NaN and denormal numbers have speeds of their own.
-    settings = dict(learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, clip_norm=10.0)
-    model, steps = tensorflow_step(settings, batch)
-    parameters = cost.parameters(model)
-    contenders = {"TensorFlow": steps}
+    print(f"{precision}, batch {number}, {os.cpu_count()} CPUs, TensorFlow {tf.__version__}, images/s and GFLOP/s:\n")
+    columns = ["network", "TensorFlow"]
     if importlib.util.find_spec("torch"):
-        contenders |= pytorch_steps(settings, batch, parameters)
-    else:
-        print("PyTorch is not installed: no peer (pip install torch)")
-    contenders["products"] = functools.partial(products, tf.random.uniform((SIZE, SIZE)))
-
-    seconds = {name: [] for name in contenders}
-    for round in range(FLAGS.rounds + 1):
-        for name, contender in contenders.items():
-            started = time.perf_counter()
-            contender()
-            if round:  # The one before the first warms up.
-                seconds[name].append(time.perf_counter() - started)
-    best = {name: min(times) for name, times in seconds.items()}
-
-    matmul = PRODUCTS * 2 * SIZE**3 / best.pop("products") / 1e9
-    speeds = {name: FLAGS.steps * number / value for name, value in best.items()}
-    reached = speeds["TensorFlow"] * 2 * multiply_adds(model) / 1e9
-    print(f"{FLAGS.model}, {parameters:,} parameters, batch {number}, float32, {os.cpu_count()} CPUs")
-    print(f"{'':<28}{'images/s':>10}{'TensorFlow is':>18}")
-    for name, speed in speeds.items():
-        print(f"{name:<28}{speed:>10.1f}{speeds['TensorFlow'] / speed:>11.2f} times")
-    print(f"{'':<28}{'GFLOP/s':>10}")
-    print(f"{f'{SIZE}^3 matrix product':<28}{matmul:>10.1f}")
-    print(f"{'TensorFlow step':<28}{reached:>10.1f}{reached / matmul:>11.1%} of it")
+        columns += [CONTIGUOUS, CHANNELS_LAST, "TensorFlow / the better"]
+    columns += ["TensorFlow's GFLOP/s", f"{FLAGS.product}^3 matrix product", "share of it"]
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
+    for name in dict.fromkeys(FLAGS.model):
+        print(measure(name, precision, batch), flush=True)
+        keras.utils.clear_session()
+    if not importlib.util.find_spec("torch"):
+        print("\nPyTorch is not installed, so there is no peer: pip install torch")
 
 
 if __name__ == "__main__":
