@@ -27,7 +27,7 @@ NETWORKS = ("baseline", "alexnet", "googlenet", "resnet20")  # Those of pytorch_
 CONTIGUOUS, CHANNELS_LAST = "PyTorch, contiguous", "PyTorch, channels_last"
 
 flags.DEFINE_multi_enum("model", NETWORKS, NETWORKS, "The networks; by default all four of the paper's.")
-flags.DEFINE_enum("precision", "auto", ["auto", *step.PRECISIONS], "Keras' dtype policy; auto is train.py's choice.")
+flags.DEFINE_enum("precision", "float32", ["float32", "mixed_float16", "mixed_bfloat16"], "Keras' dtype policy.")
 flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1)
 flags.DEFINE_integer("rounds", 5, "Rounds after the one that warms up.", lower_bound=1)
 flags.DEFINE_float("seconds", 3.0, "Length of a contender's turn, which is at least one step.", lower_bound=0.0)
@@ -130,7 +130,7 @@ def measure(name: str, precision: str, batch: tuple[np.ndarray, ...]) -> str:
 def main(_) -> None:
     tf.config.set_visible_devices([], "GPU")
     tf.get_logger().setLevel("ERROR")  # It warns of a new tf.function for each network.
-    precision = step.resolve_precision(FLAGS.precision)
+    precision = FLAGS.precision
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
