@@ -1,7 +1,6 @@
 """The run directory: its configuration, the checkpoints to resume from, and those that are kept."""
 
 import contextlib
-import fcntl
 import json
 import pathlib
 import shutil
@@ -13,6 +12,9 @@ import keras
 import tensorflow as tf
 
 import models
+from tiny_imagenet import locks
+from tiny_imagenet.errors import UserError
+from training.files import replace_file
 from training.step import Trainer
 
 MAX_TO_KEEP = 2
@@ -21,27 +23,25 @@ DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # What Te
 
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a JSON file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    with replace_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_config(run_dir: pathlib.Path) -> dict:
     """The configuration of the run that the directory holds.
 
     Raises:
-      FileNotFoundError: if it holds none.
-      ValueError: if its config.json is damaged.
+      UserError: if it holds none, or its config.json is damaged.
     """
     path = run_dir / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{run_dir} is no run: it holds no config.json")
+        raise UserError(f"{run_dir} is no run: it has no config.json; give the --run_dir of train.py")
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): put it back, or name another run") from error
+        raise UserError(f"{path} is damaged ({error}): restore it, or give another run") from error
     if not isinstance(config, dict) or config.get("model") not in models.REGISTRY or "dataset" not in config:
-        raise ValueError(f"{path} names no model or no dataset: put it back, or name another run")
+        raise UserError(f"{path} is damaged (it names no model or no dataset): restore it, or give another run")
     return config
 
 
@@ -49,36 +49,36 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool) -> None:
     """Sees that the directory holds no run, or one of this configuration that may be resumed.
 
     Raises:
-      OSError: if it is no directory.
-      ValueError: if it holds another run, or one that is not to be resumed.
+      UserError: if it is no directory, or holds another run, or one that is not to be resumed.
     """
     if run_dir.exists() and not run_dir.is_dir():
-        raise NotADirectoryError(f"{run_dir} is a file: give another --run_dir")
+        raise UserError(f"{run_dir} is a file: give another --run_dir")
     if not (run_dir / "config.json").exists():
         return
     if not resume:
-        raise ValueError(f"{run_dir} holds a run: leave out --noresume to go on with it, or give another --run_dir")
+        raise UserError(f"{run_dir} holds a run: remove --noresume to resume it, or give another --run_dir")
     kept = read_config(run_dir)
     differing = [f"{key} {kept.get(key)!r}, not {value!r}" for key, value in config.items() if kept.get(key) != value]
     if differing:
-        raise ValueError(f"{run_dir} holds a run with {', '.join(differing)}: give this one another --run_dir")
+        raise UserError(f"{run_dir} holds a run with {', '.join(differing)}: give this one another --run_dir")
 
 
 @contextlib.contextmanager
 def lock(run_dir: pathlib.Path) -> Iterator[None]:
-    """Makes the run directory, and keeps other processes from writing to it; ends with the process at the latest.
+    """Makes the run directory, and keeps other processes from writing to it until the block or the process ends.
+
+    A file system that does not support locks gets none.
 
     Raises:
-      OSError: if another process holds it, or it cannot be made.
+      UserError: if another process has locked it.
+      OSError: if it cannot be made.
     """
+
+    def refuse():
+        raise UserError(f"another process is writing to {run_dir}: wait until it ends, or give another --run_dir")
+
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(f"{run_dir} is another process's: wait for it, or give another --run_dir") from error
-        except OSError:
-            pass  # Not every network file system has locks.
+    with locks.lock(run_dir / ".lock", refuse):
         yield
 
 
@@ -109,7 +109,7 @@ class Checkpoints:
         """Restores a run's newest checkpoint that is whole, if it has any.
 
         Raises:
-          ValueError: if all are damaged.
+          UserError: if all are damaged.
         """
         if _restore_newest(run_dir, lambda path: self._newest.checkpoint.restore(path).assert_consumed()):
             self.step = int(self._trainer.step.numpy())
@@ -122,7 +122,7 @@ class Checkpoints:
         """Saves everything, and then drops the oldest.
 
         Raises:
-          OSError: if it cannot be written: the others are still there.
+          UserError: if it cannot be written: the others are still there.
         """
         now = time.monotonic()
         self.seconds.assign_add(now - self._saved)
@@ -135,7 +135,7 @@ class Checkpoints:
         """Keeps the weights of the end of a cycle, counted from 1.
 
         Raises:
-          OSError: if they cannot be written.
+          UserError: if they cannot be written.
         """
         with _writing(self._cycles.directory):
             self._cycles.save(cycle)
@@ -145,13 +145,12 @@ def load_model(run_dir: pathlib.Path) -> keras.Model:
     """Builds a run's network, auxiliary heads and all, in float32, with the weights of its newest whole checkpoint.
 
     Raises:
-      FileNotFoundError: if the directory holds no run, or no checkpoint.
-      ValueError: if what it holds is damaged.
+      UserError: if the directory holds no run or no checkpoint, or what it holds is damaged.
     """
     name = read_config(run_dir)["model"]
     model = models.build(name, training=True)
     if not _restore_newest(run_dir, lambda path: load_weights(model, path)):
-        raise FileNotFoundError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
+        raise UserError(f"{run_dir} holds no checkpoint: train first, or give another --run_dir")
     return model
 
 
@@ -159,25 +158,25 @@ def load_weights(model: keras.Model, path: str) -> None:
     """Gives a network the weights of one checkpoint.
 
     Raises:
-      ValueError: if it is damaged, or another network's.
+      UserError: if it is damaged, or another network's.
     """
     try:
         tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
     except DAMAGED as error:
-        raise ValueError(f"checkpoint {path} is damaged, or of another network: give another --run_dir") from error
+        raise UserError(f"checkpoint {path} is damaged, or of another network: give another --run_dir") from error
 
 
 def last_cycles(run_dir: pathlib.Path, count: int) -> list[str]:
     """The checkpoints of the end of a run's last learning-rate cycles, the oldest first.
 
     Raises:
-      ValueError: if the run has fewer.
+      UserError: if the run has fewer.
     """
     paths = [path.with_suffix("") for path in (run_dir / "checkpoints/cycles").glob("cycle-*.index")]
     paths.sort(key=lambda path: int(path.name.removeprefix("cycle-")))
     if count > len(paths):
         held = "the end of 1 cycle" if len(paths) == 1 else f"the ends of {len(paths)} cycles"
-        raise ValueError(f"{run_dir} holds {held}: --snapshots={count} is more")
+        raise UserError(f"{run_dir} holds {held}: --snapshots={count} is more")
     return [str(path) for path in paths[-count:]]
 
 
@@ -197,7 +196,7 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
         except DAMAGED as error:
             problem = f"checkpoint {path} is damaged, or of another network"
             if older == len(steps):
-                raise ValueError(f"{problem}: give another --run_dir") from error
+                raise UserError(f"{problem}: give another --run_dir") from error
             print(f"{problem}: trying the one of step {steps[older]}", file=sys.stderr, flush=True)
     return False
 
@@ -213,10 +212,10 @@ def _clear(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _writing(folder: str) -> Iterator[None]:
-    """Turns what TensorFlow raises of a full disk, which it calls an exhausted resource, into an OSError."""
+    """Turns TensorFlow's errors while writing, such as ResourceExhaustedError of a full disk, into UserError."""
     try:
         yield
     except tf.errors.OpError as error:
         _clear(pathlib.Path(folder))
-        remedy = "make room, or mend it, and start the same command again: it goes on from the last checkpoint"
-        raise OSError(f"cannot write to {folder} ({error.message}): {remedy}") from error
+        remedy = "make room, and start the same command again to resume from the last checkpoint"
+        raise UserError(f"cannot write to {folder} ({error.message}): {remedy}") from error

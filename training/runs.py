@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 import models
+from tiny_imagenet.errors import UserError
 from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 from training import checkpoints
 
@@ -63,25 +64,25 @@ class Run:
         """The mean over the steps of the last finished epoch, as a fraction.
 
         Raises:
-          ValueError: if metrics.csv has no training row of that epoch.
+          UserError: if metrics.csv has no training row of that epoch.
         """
         steps = np.diff(self.training["step"], prepend=0)
         top_1 = self.training["top_1"]
         known = (self.training["epoch"] == self.epochs_done) & np.isfinite(top_1)  # NaN: all of its steps were skipped.
         if not known.any():
-            raise ValueError(f"{self.path / 'metrics.csv'} is damaged: epoch {self.epochs_done} has no training row")
+            raise UserError(f"{self.path / 'metrics.csv'} is damaged: epoch {self.epochs_done} has no training row")
         return float(np.average(top_1[known], weights=steps[known]))
 
 
-def damaged(path: pathlib.Path, reason: object) -> ValueError:
-    return ValueError(f"{path} is damaged ({reason}): put it back, or leave its run out")
+def damaged(path: pathlib.Path, reason: object) -> UserError:
+    return UserError(f"{path} is damaged ({reason}): put it back, or leave its run out")
 
 
 def read_json(path: pathlib.Path, **types: type) -> dict | None:
     """A JSON object that has the keys of `types`, each of its type; None if there is no such file.
 
     Raises:
-      ValueError: if it is damaged.
+      UserError: if it is damaged.
     """
     if not path.exists():
         return None
@@ -99,7 +100,7 @@ def read_metrics(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, n
     """The training and the validation rows of a metrics.csv, by column; of a run that has yet to write it, none.
 
     Raises:
-      ValueError: if it is damaged anywhere but in a last line that is still being written.
+      UserError: if it is damaged anywhere but in a last line that is still being written.
     """
     training_rows, validation_rows = [], []
     try:
@@ -131,7 +132,7 @@ def read_run(path: pathlib.Path, name: str) -> Run:
     """Reads a run directory, or what results/ keeps of one: it needs no checkpoint.
 
     Raises:
-      ValueError: if a file is damaged.
+      UserError: if a file is damaged.
     """
     config = checkpoints.read_config(path)
     for key in ("num_epochs", "batch_size"):
@@ -148,13 +149,13 @@ def find_runs(patterns: list[str]) -> list[Run]:
     """Reads the run directories that patterns match, in the order of the networks; others are told of and left out.
 
     Raises:
-      FileNotFoundError: if there is none.
+      UserError: if there is none.
     """
     paths = {}
     for pattern in map(os.path.expanduser, patterns):
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
         if not matches:
-            raise FileNotFoundError(f"{pattern} is no run: there is no such directory")
+            raise UserError(f"{pattern} is no run: there is no such directory")
         paths |= {os.path.realpath(match): pathlib.Path(match) for match in matches if os.path.isdir(match)}
     with_config = []
     for path in paths.values():
@@ -163,7 +164,7 @@ def find_runs(patterns: list[str]) -> list[Run]:
         else:
             print(f"report.py: {path} holds no config.json: it is left out", file=sys.stderr)
     if not with_config:
-        raise FileNotFoundError(f"--runs={','.join(patterns)}: no directory there holds a run")
+        raise UserError(f"--runs={','.join(patterns)}: no directory there holds a run")
     names = [path.resolve().name for path in with_config]
     unique = [name if names.count(name) == 1 else str(path) for name, path in zip(names, with_config, strict=True)]
     runs = [read_run(path, name) for path, name in zip(with_config, unique, strict=True)]

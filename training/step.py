@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tiny_imagenet import crops
+from tiny_imagenet.errors import UserError
 from training import schedule
 
 AUXILIARY_WEIGHT = 0.3
@@ -153,14 +154,14 @@ class Trainer(tf.Module):
         """The mean loss, cross-entropy, top-1 and global norm of the steps since the last `reset_means`.
 
         Raises:
-          FloatingPointError: if training has diverged.
+          UserError: if training has diverged.
         """
         remedy = "the last checkpoint is kept: in another --run_dir, try a lower --learning_rate or --clip_norm"
         if self.diverged > 0:
-            raise FloatingPointError(f"the loss became NaN at step {self.diverged.numpy()}; {remedy}")
+            raise UserError(f"the loss became NaN at step {self.diverged.numpy()}; {remedy}")
         if self.loss_scale < 1:
             steps = f"{self.skipped.numpy()} of {self.step.numpy()} steps were skipped"
-            raise FloatingPointError(f"the gradients overflow float16 at any loss scale, {steps}; {remedy}, or float32")
+            raise UserError(f"the gradients overflow float16 at any loss scale, {steps}; {remedy}, or float32")
         *sums, count = self.totals.numpy().tolist()
         names = ("loss", "cross_entropy", "top_1", "global_norm")
         return {name: total / count if count else math.nan for name, total in zip(names, sums, strict=True)}

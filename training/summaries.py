@@ -13,6 +13,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams
 
 from tiny_imagenet import crops
+from tiny_imagenet.errors import UserError
+from training.files import replace_file
 
 FIELDS = (
     "step",
@@ -37,20 +39,19 @@ class Metrics:
         Rows that a run wrote after its last checkpoint, the last perhaps not to its end, are dropped.
 
         Raises:
-          ValueError: if it is damaged.
+          UserError: if it is damaged.
         """
         header = ",".join(FIELDS)
         kept = [header]
         if path.exists():
-            first, *rows = path.read_text().split("\n")
+            first, *rows = path.read_text(errors="replace").split("\n")
             whole = [row.split(",") for row in rows[:-1]]  # What follows the last end of a line is torn.
             if first != header or any(len(row) != len(FIELDS) or not row[0].isdigit() for row in whole):
-                raise ValueError(f"{path} is damaged: put it back, or give another --run_dir")
+                raise UserError(f"{path} is damaged: restore it, or give another --run_dir")
             loss = FIELDS.index("loss")
             kept += [",".join(row) for row in whole if int(row[0]) < step or int(row[0]) == step and row[loss]]
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text("".join(f"{row}\n" for row in kept))
-        partial.replace(path)
+        with replace_file(path) as partial:
+            partial.write_text("".join(f"{row}\n" for row in kept))
         self._path = path
 
     def append(self, **row: float) -> None:
@@ -96,15 +97,13 @@ class TensorBoard:
 
 def _drop_events(path: pathlib.Path, last: int) -> None:
     """Drops the events of steps after `last` from a file of TensorBoard's, and the last one if it is torn."""
-    partial = path.with_name("partial")
-    with tf.io.TFRecordWriter(str(partial)) as writer:
+    with replace_file(path) as partial, tf.io.TFRecordWriter(str(partial)) as writer:
         try:
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 if Event.FromString(record).step <= last:
                     writer.write(record)
         except tf.errors.DataLossError:
             pass  # The run was killed while it wrote.
-    partial.replace(path)
 
 
 class Progress:

@@ -1,5 +1,6 @@
 import pytest
 
+from tiny_imagenet.errors import UserError
 from training import runs, summaries
 
 
@@ -44,5 +45,5 @@ def test_a_torn_last_line_is_left_out(write_run):
 def test_damaged_files_are_named(write_run, file, content):
     path = write_run() / file
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=f"{path} (is damaged|names no model)"):
+    with pytest.raises(UserError, match=f"{path} (is damaged|names no model)"):
         runs.find_runs([str(path.parent)])
