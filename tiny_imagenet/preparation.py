@@ -59,7 +59,7 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
         )
 
     def wait():
-        print(f"waiting for another process to prepare the data in {folder}", file=sys.stderr, flush=True)
+        print(f"waiting for another process to prepare the data in {folder.parent}", file=sys.stderr, flush=True)
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

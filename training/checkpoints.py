@@ -193,7 +193,7 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
         try:
             restore(str(path))
             return True
-        except DAMAGED as error:
+        except (UserError, *DAMAGED) as error:
             problem = f"checkpoint {path} is damaged, or of another network"
             if older == len(steps):
                 raise UserError(f"{problem}: give another --run_dir") from error

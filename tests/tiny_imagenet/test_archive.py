@@ -78,7 +78,7 @@ def test_cut_short_anywhere(data, tmp_path):
     rng = random.Random(0)
     for size in [0, 1, 21, 22, 100, len(data) - 1, *(rng.randrange(len(data)) for _ in range(30))]:
         path.write_bytes(data[:size])
-        check_refused(path, "cut short")
+        check_refused(path, "incomplete")
 
 
 @pytest.mark.parametrize("place", ["anywhere", "names, sizes and offsets"])
