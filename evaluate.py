@@ -12,20 +12,29 @@ import tensorflow as tf
 import flags
 from flags import FLAGS
 from tiny_imagenet import input_pipeline
+from tiny_imagenet.errors import UserError
 from training import checkpoints, evaluation, tflite
 
 
 def saved_model_classifier(path: pathlib.Path) -> evaluation.Classifier:
-    """A SavedModel that train.py exported."""
-    signature = tf.saved_model.load(str(path)).signatures.get("serving_default")
+    """Classifies with a SavedModel that train.py exported.
+
+    Raises:
+      UserError: if there is no SavedModel, or it is damaged or another program's.
+    """
+    if not tf.saved_model.contains_saved_model(str(path)):
+        problem = "is not a SavedModel" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}: give the folder saved_model in a run, or the run itself as --run_dir")
+    try:
+        signature = tf.saved_model.load(str(path)).signatures.get("serving_default")
+    except (OSError, tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
+        raise UserError(f"{path} is damaged ({error}): export it again by train.py --export_only") from error
     if (
         signature is None
         or list(signature.structured_input_signature[1]) != ["images"]
         or "probabilities" not in signature.structured_outputs
     ):
-        raise ValueError(
-            f"{path} is no SavedModel of train.py's: serving_default does not turn images to probabilities"
-        )
+        raise UserError(f"{path} was not exported by train.py: serving_default does not map images to probabilities")
     return lambda images: signature(images=images)["probabilities"]
 
 
@@ -49,7 +58,7 @@ def main(_) -> None:
     output = pathlib.Path(FLAGS.output or folder / f"{'_'.join(['evaluation', *how])}.json")
     for path in (output, pathlib.Path(FLAGS.predictions or "-")):
         if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path.parent} is no folder: {path.name} cannot be written there")
+            raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another")
     dataset = FLAGS.dataset or (checkpoints.read_config(weights)["dataset"] if FLAGS.run_dir else "full")
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits[FLAGS.split]

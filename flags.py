@@ -1,10 +1,13 @@
-"""Every flag of the programs, and how a user's mistake is told. The paper's values are the defaults."""
+"""Every flag of the programs, with the paper's values as defaults, and how the programs report errors."""
 
+import difflib
 import errno
+import json
 import os
 import pathlib
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -12,33 +15,54 @@ from absl import app, flags, logging
 import models
 
 FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # So that --help lists a flag with the program that defines it.
+flags.disclaim_key_flags()  # The flags belong to the program that defines them, not to this module.
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
 PATHS = ("archive", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model", "tflite")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What the operating system answers if a path is wrong, not permitted or out of order.
+PATH_ERRORS = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 
 def define_data_flags() -> None:
-    """The flags of every program that reads the data set."""
-    flags.DEFINE_string("data_dir", None, "Where to keep the prepared data; by default TFDS' ~/tensorflow_datasets.")
-    flags.DEFINE_string("archive", None, "Your copy of tiny-imagenet-200.zip, or its unpacked folder; else downloaded.")
+    """Defines the flags of every program that reads the data set."""
+    flags.DEFINE_string("data_dir", None, "Folder for the prepared data. Default: ~/tensorflow_datasets.")
+    flags.DEFINE_string(
+        "archive", None, "tiny-imagenet-200.zip, or its unpacked folder. By default, the archive is downloaded."
+    )
 
 
 def define_train_flags() -> None:
-    """The flags of train.py."""
+    """Defines the flags of train.py."""
     define_data_flags()
-    flags.DEFINE_enum("dataset", "full", DATASETS, "Tiny ImageNet, or pictures drawn by code.")
-    flags.DEFINE_enum("model", None, list(models.REGISTRY), "The network to train.", required=True)
-    flags.DEFINE_float("learning_rate", 0.1, "L, the learning rate at the start of each cycle.")
-    flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1, upper_bound=INT32_MAX)
+    flags.DEFINE_enum("dataset", "full", DATASETS, "Data to train on: Tiny ImageNet, or shapes drawn by code.")
+    flags.DEFINE_enum("model", None, list(models.REGISTRY), "Network to train.")
+    flags.DEFINE_float("learning_rate", 0.1, "Learning rate at the start of each cycle.")
+    flags.DEFINE_integer("batch_size", 256, "Images per step.", lower_bound=1, upper_bound=INT32_MAX)
     flags.DEFINE_integer("num_epochs", 10, "Passes over the training images.", lower_bound=1, upper_bound=10**6)
-    cycles = "Cosine cycles of the learning rate in the whole run."
+    cycles = "Cosine cycles of the learning rate over the whole run."
     flags.DEFINE_integer("num_cycles", 5, cycles, lower_bound=1, upper_bound=10**6)
-    flags.DEFINE_float("momentum", None, "By default the network's own: 0.9, and 0 for baseline and vgg16.")
-    flags.DEFINE_bool("nesterov", True, "Nesterov's momentum, as in the paper's reference [11].")
-    flags.DEFINE_float("weight_decay", 1e-4, "The L2 term of the loss is this times sum(w^2)/2, over the kernels.")
-    flags.DEFINE_float("clip_norm", 10.0, "Gradients are scaled down to this global norm.")
+    flags.DEFINE_float(
+        "momentum", None, "Momentum of SGD. Default: the network's own, 0.9, or 0 for baseline and vgg16."
+    )
+    flags.DEFINE_bool("nesterov", True, "Use Nesterov momentum, as the paper's reference [11] does.")
+    flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
+    flags.DEFINE_float(
+        "clip_norm", 10.0, "Largest global norm of the gradients; larger gradients are scaled down to it."
+    )
     flags.DEFINE_enum(
         "precision",
         "auto",
@@ -46,61 +70,64 @@ def define_train_flags() -> None:
         "Keras' dtype policy. auto is mixed_float16 on a GPU, mixed_bfloat16 on a CPU with instructions for it, else "
         "float32; a resumed run keeps its own.",
     )
-    seeded = "Of the weights, the order of the images, the crops and dropout."
+    seeded = "Seed of the weights, the order of the images, the crops and dropout."
     flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
-    flags.DEFINE_string("run_dir", None, "Where the run is kept; by default runs/MODEL.")
-    flags.DEFINE_bool("resume", True, "Resume the run that run_dir holds. --noresume refuses to, if it holds one.")
-    flags.DEFINE_bool("overwrite", False, "Delete the run that run_dir holds, and start a new one.")
-    rows = "Steps between rows of metrics.csv and TensorBoard."
+    flags.DEFINE_string("run_dir", None, "Folder for the run's checkpoints and results. Default: runs/MODEL.")
+    flags.DEFINE_bool("resume", True, "Resume the run in run_dir; --noresume stops with an error if there is one.")
+    flags.DEFINE_bool("overwrite", False, "Delete the run in run_dir, and start a new one.")
+    rows = "Steps between the rows of metrics.csv and the points in TensorBoard."
     flags.DEFINE_integer("log_every", 10, rows, lower_bound=1, upper_bound=INT32_MAX)
-    flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints; each epoch's end has one anyway.")
+    flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints. Each epoch ends with one, too.")
     flags.DEFINE_enum(
         "distribute",
         "auto",
         ["auto", "none", "mirrored", "multi_worker"],
-        "Devices to train on: this machine's GPUs, or the machines that TF_CONFIG names; auto is all there are.",
+        "Devices to train on: one, all GPUs of this machine, the machines in TF_CONFIG, or (auto) all available.",
     )
-    flags.DEFINE_bool("sync_batch_norm", True, "Batch statistics over all devices' images, not over each one's.")
+    flags.DEFINE_bool(
+        "sync_batch_norm", True, "Compute batch statistics over the images of all devices, not of each device."
+    )
     flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA. For a single GPU.")
-    flags.DEFINE_bool("keep_cycles", True, "Keep the weights at each cycle's end, for evaluate.py --snapshots.")
+    flags.DEFINE_bool("keep_cycles", True, "Keep the weights at the end of each cycle, for evaluate.py --snapshots.")
     flags.DEFINE_bool("export", True, "Export the trained network as a SavedModel and as a Keras model.")
-    flags.DEFINE_bool("export_only", False, "Export the run's newest checkpoint, and do not train.")
-    flags.DEFINE_bool("tflite", False, "Export TFLite files too, in float32 and in 8 bits; also with --export_only.")
+    flags.DEFINE_bool("export_only", False, "Export the newest checkpoint of the run, without training.")
+    flags.DEFINE_bool("tflite", False, "Also export TFLite files, in float32 and in 8 bits.")
 
+    _check("model", lambda value: value is not None, f"is required: one of {', '.join(models.REGISTRY)}")
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
-    _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and under 1")
-    _check("weight_decay", lambda value: 0 <= value < FLOAT32_MAX, "must be finite in float32 and not negative")
+    _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
+    _check("weight_decay", lambda value: 0 <= value < FLOAT32_MAX, "must be at least 0 and finite in float32")
     _check("clip_norm", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
-    _check("checkpoint_minutes", lambda value: 0 <= value < float("inf"), "must be finite and not negative")
+    _check("checkpoint_minutes", lambda value: 0 <= value < float("inf"), "must be at least 0 and finite")
 
 
 def define_evaluate_flags() -> None:
-    """The flags of evaluate.py."""
+    """Defines the flags of evaluate.py."""
     define_data_flags()
-    flags.DEFINE_enum("dataset", None, DATASETS, "By default the run's own, or full without a run.")
-    flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint to score.")
-    flags.DEFINE_string("saved_model", None, "The SavedModel to score, instead of a run.")
-    flags.DEFINE_string("tflite", None, "The TFLite file to score, instead of a run.")
+    flags.DEFINE_enum("dataset", None, DATASETS, "Data to evaluate on. Default: the run's, or full without --run_dir.")
+    flags.DEFINE_string("run_dir", None, "Run to evaluate, by its newest checkpoint.")
+    flags.DEFINE_string("saved_model", None, "SavedModel to evaluate, instead of a run.")
+    flags.DEFINE_string("tflite", None, "TFLite file to evaluate, instead of a run.")
     flags.DEFINE_enum(
-        "split", "validation", ["validation", "test", "train"], "The images to score; test has no labels."
+        "split", "validation", ["validation", "test", "train"], "Images to evaluate; those of test have no labels."
     )
-    flags.DEFINE_bool("ten_crop", False, "Average the softmax over the ten crops; only with --run_dir.")
+    flags.DEFINE_bool("ten_crop", False, "Average the softmax over the ten crops. Needs --run_dir.")
     flags.DEFINE_integer(
         "snapshots",
         1,
-        "Average the softmax over the run's weights at the end of its last M cycles; 1 is the newest checkpoint.",
+        "Average the softmax over the weights at the ends of this many last cycles; 1 uses the newest checkpoint.",
         lower_bound=1,
         upper_bound=INT32_MAX,
     )
     flags.DEFINE_string(
-        "predictions", None, "File for the challenge's predictions, a line an image; - for the terminal."
+        "predictions", None, "File for predictions in the format of the challenge, or - for standard output."
     )
-    images = "Images a batch; has no bearing on the result."
+    images = "Images per batch. It does not change the result."
     flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
     result = "evaluation.json beside the weights, or evaluation_NAME.json beside a TFLite file NAME"
-    flags.DEFINE_string("output", None, f"Where to write the result; by default {result}.")
+    flags.DEFINE_string("output", None, f"File for the result. Default: {result}.")
 
-    flags.mark_flags_as_mutual_exclusive(["run_dir", "saved_model", "tflite"], required=True)
+    _check_one_of("run_dir", "saved_model", "tflite")
     _check_all(["split", "predictions"], lambda v: v["split"] != "test" or v["predictions"], "test needs --predictions")
     _check_all(["ten_crop", "run_dir"], lambda v: not v["ten_crop"] or v["run_dir"], "needs --run_dir")
     _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")
@@ -127,53 +154,139 @@ def _check_all(names: list[str], valid: Callable[[dict], bool], message: str) ->
     flags.register_multi_flags_validator(names, valid, f"--{names[0]}: {message}")
 
 
-def _parse(argv: list[str]) -> list[str]:
-    program = pathlib.Path(argv[0]).name
-    try:
-        FLAGS.set_gnu_getopt(True)  # Where the shell has expanded --runs, flags may follow its directories.
-        extra = FLAGS(argv)[1:]
-    except flags.Error as error:
-        message = " ".join(str(error).split())
-        print(f"{program}: {message} (see --help)", file=sys.stderr)
+def _check_one_of(*names: str) -> None:
+    message = f"give exactly one of {', '.join(f'--{name}' for name in names)}"
+    flags.register_multi_flags_validator(names, lambda v: sum(v[name] is not None for name in names) == 1, message)
+
+
+def _own_flags() -> dict[str, flags.Flag]:
+    """The flags of this project, without those of absl and TensorFlow, in the order of their definition."""
+    others = ("absl", "tensorflow", "tensorflow_datasets")
+    modules = FLAGS.flags_by_module_dict().items()
+    return {flag.name: flag for module, own in modules if module.partition(".")[0] not in others for flag in own}
+
+
+def _help(description: str) -> str:
+    lines = [description.strip(), "", "Flags:"]
+    for flag in _own_flags().values():
+        name, text = f"[no]{flag.name}" if flag.boolean else flag.name, flag.help
+        if isinstance(flag, flags.EnumFlag):
+            text = f"{text.partition('>: ')[2]} One of: {', '.join(flag.parser.enum_values)}."
+        if flag.default is not None:
+            text += f" Default: {flag.parser.parse(flag.default)}."
+        text = f"--{name}: {text}"
+        lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+    return "\n".join([*lines, "", "--helpfull also lists the flags of absl and TensorFlow."])
+
+
+def _nearest(name: str) -> str | None:
+    """The flag that a user most likely means by an unknown name: batch-size, lr, epochs, learning_rat, model_name."""
+    name, own = name.lower().replace("-", "_"), list(_own_flags())
+    candidates = [
+        *(flag for flag in own if flag == name),
+        *(flag for flag in own if "".join(word[0] for word in flag.split("_")) == name),
+        *(flag for flag in own if len(name) > 2 and name in flag),
+        *difflib.get_close_matches(name, own),
+        *(flag for flag in own if flag in name),
+    ]
+    return candidates[0] if candidates else None
+
+
+def _parse(argv: list[str], description: str = "") -> list[str]:
+    def fail(message):
+        print(f"{pathlib.Path(argv[0]).name}: {' '.join(message.split())} (see --help)", file=sys.stderr)
         sys.exit(2)
+
+    if not {"-h", "-help", "--help", "--helpshort"}.isdisjoint(argv[1:]):
+        print(_help(description))
+        sys.exit(0)
+    try:
+        FLAGS.set_gnu_getopt(True)  # Flags may follow the folders that a shell expands --runs to.
+        extra = FLAGS(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        nearest = _nearest(error.flagname)
+        fail(f"unknown flag --{error.flagname}" + (f": did you mean --{nearest}?" if nearest else ""))
+    except (flags.Error, UnicodeDecodeError) as error:  # The latter for a --flagfile that is not text.
+        fail(str(error))
     if extra and "runs" in FLAGS and FLAGS.runs:
         FLAGS.runs += extra
     elif extra:
-        print(f"{program}: {extra[0]!r} is not a flag (see --help)", file=sys.stderr)
-        sys.exit(2)
+        fail(f"{extra[0]!r} is not a flag")
     for name in filter(FLAGS.__contains__, PATHS):
         if FLAGS[name].value == "" or "\0" in str(FLAGS[name].value):
-            print(f"{program}: --{name} must be a path, without a NUL (see --help)", file=sys.stderr)
-            sys.exit(2)
-    for name in PATHS:
-        if name in FLAGS and isinstance(FLAGS[name].value, str):  # train.py's --tflite is no path.
-            FLAGS[name].value = os.path.expanduser(FLAGS[name].value)
+            fail(f"--{name} must be a path, without NUL characters")
+    for name, path in _paths().items():
+        FLAGS[name].value = os.path.expanduser(path)
     return argv[:1]
 
 
+def _paths() -> dict[str, str]:
+    """The paths that flags give."""
+    values = {name: FLAGS[name].value for name in PATHS if name in FLAGS}
+    return {
+        name: value for name, value in values.items() if isinstance(value, str)
+    }  # --tflite of train.py is a switch.
+
+
+def _is_users(path: str) -> bool:
+    """Whether a path is one that a flag gives or a default of one, or is below or above such a path."""
+    given = [*_paths().values(), "runs", "results", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")]
+    path, *roots = (pathlib.Path(os.path.abspath(os.path.expanduser(name))) for name in [path, *given])
+    return any(path == root or root in path.parents or path in root.parents for root in roots)
+
+
+def _has_several_workers() -> bool:
+    if "distribute" not in FLAGS or FLAGS.distribute not in ("auto", "multi_worker"):
+        return False
+    try:
+        cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+        return sum(len(cluster.get(job, [])) for job in ("chief", "worker")) > 1
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+
+
+def explain(error: Exception) -> str | None:
+    """What a user can do about an error, in one line; None for an error that only a change of the code can fix."""
+    import tensorflow as tf
+
+    from tiny_imagenet.errors import UserError
+
+    if isinstance(error, UserError):
+        return str(error)
+    for reason in map(os.strerror, DISK_FULL):  # Libraries report it by errors of all kinds.
+        if reason in str(error):
+            return f"{reason}: make room, and start the same command again ({error})"
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return "out of memory: try a smaller --batch_size"
+    lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+    if isinstance(error, lost) and _has_several_workers():
+        return "another worker was lost: start all workers again to resume from the last checkpoint"
+    if isinstance(error, OSError) and error.errno in PATH_ERRORS and isinstance(error.filename, str):
+        return f"{error.filename}: {error.strerror}" if _is_users(error.filename) else None
+    return None
+
+
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
-    """Runs a program as absl does, but tells what a user can mend in one line, with exit status 1, or 2 for a flag."""
+    """Runs a program's main as absl does.
+
+    A user's mistake ends in one line on standard error, with exit status 2 if it is in a flag, else 1. A bug ends in a
+    traceback. The help starts with the docstring of the module that defines `main`.
+    """
 
     def guarded(argv):
-        import tensorflow as tf
-
-        if not FLAGS["verbosity"].present:  # absl's own default would let through every note of TFDS'.
+        if not FLAGS["verbosity"].present:  # absl's default would show all log messages of TFDS.
             logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
-        except tf.errors.ResourceExhaustedError as error:  # TensorFlow's for a full disk too.
-            full = os.strerror(errno.ENOSPC) in str(error)
-            fail(argv, error if full else "out of memory: try a smaller --batch_size")
-        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
-            fail(argv, "another worker was lost: start all of them again, and the run goes on from its last checkpoint")
-        except (OSError, ValueError, ArithmeticError, RuntimeError, tf.errors.OpError) as error:
-            fail(argv, error)
+        except Exception as error:
+            message = explain(error)
+            if message is None:
+                raise
+            start = "\n" if sys.stdout.isatty() else ""  # To leave the line of the progress bar.
+            print(f"{start}{pathlib.Path(argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+            sys.exit(1)
 
-    def fail(argv, error):
-        start = "\n" if sys.stdout.isatty() else ""  # The progress line has no end.
-        print(f"{start}{pathlib.Path(argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
-
-    app.run(guarded, argv, flags_parser=_parse)
+    description = sys.modules[main.__module__].__doc__ or ""
+    app.run(guarded, argv, flags_parser=lambda argv: _parse(argv, description))

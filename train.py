@@ -16,6 +16,7 @@ import models
 from flags import FLAGS
 from models import cost
 from tiny_imagenet import input_pipeline
+from tiny_imagenet.errors import UserError
 from training import checkpoints, distribution, evaluation, export, schedule, summaries
 from training.step import Trainer, default_precision
 
@@ -84,13 +85,13 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     cycle_ends = schedule.cycle_ends(*length, FLAGS.num_cycles)
     replicas = strategy.num_replicas_in_sync
     if FLAGS.batch_size > len(training_split):
-        raise ValueError(f"--batch_size={FLAGS.batch_size} is more than the {len(training_split)} training images")
+        raise UserError(f"--batch_size={FLAGS.batch_size} is more than the {len(training_split)} training images")
     if FLAGS.batch_size % replicas:
-        raise ValueError(f"--batch_size={FLAGS.batch_size} cannot be shared evenly by {replicas} devices")
+        raise UserError(f"--batch_size={FLAGS.batch_size} cannot be shared evenly by {replicas} devices")
     if FLAGS.num_cycles > num_steps:
-        raise ValueError(f"--num_cycles={FLAGS.num_cycles} is more than the run's {num_steps} steps")
+        raise UserError(f"--num_cycles={FLAGS.num_cycles} is more than the run's {num_steps} steps")
     if FLAGS.jit_compile and replicas > 1:
-        raise ValueError(f"--jit_compile trains on one device, not on {replicas}: add --distribute=none")
+        raise UserError(f"--jit_compile trains on one device, not on {replicas}: add --distribute=none")
 
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(config["precision"])

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import models
 from reporting import paper
+from tiny_imagenet.errors import UserError
 from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 from training import checkpoints
 
@@ -135,15 +136,15 @@ class Group:
         return paper.RESULTS.get(self.network, NONE) if self.config["dataset"] == "full" else NONE
 
 
-def damaged(path: pathlib.Path, reason: object) -> ValueError:
-    return ValueError(f"{path} is damaged ({reason}): restore it, or leave its run out")
+def damaged(path: pathlib.Path, reason: object) -> UserError:
+    return UserError(f"{path} is damaged ({reason}): restore it, or leave its run out")
 
 
 def read_json(path: pathlib.Path, **types: type | tuple[type, ...]) -> dict | None:
     """Reads a JSON object with the keys of `types`, each of its type; None if there is no such file.
 
     Raises:
-      ValueError: if it is damaged.
+      UserError: if it is damaged.
     """
     if not path.exists():
         return None
@@ -161,7 +162,7 @@ def read_evaluations(folder: pathlib.Path) -> dict[str, dict]:
     """Reads evaluation*.json. A file that does not hold what its name says is skipped, with a line on standard error.
 
     Raises:
-      ValueError: if one is damaged.
+      UserError: if one is damaged.
     """
     types = {"split": str, "images": int, "top_1": (int, float), "ten_crop": bool, "snapshots": int}
     found = {}
@@ -192,7 +193,7 @@ def read_metrics(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, n
     Only the columns that a report uses must be there, so a file of an older version will do.
 
     Raises:
-      ValueError: if it is damaged anywhere but in a last line that is still being written.
+      UserError: if it is damaged anywhere but in a last line that is still being written.
     """
     columns = ((*TRAINING_COLUMNS, SPEED), VALIDATION_COLUMNS)
     rows = ([], [])
@@ -227,7 +228,7 @@ def read_run(path: pathlib.Path, name: str) -> Run:
     """Reads a run directory; it needs no checkpoint.
 
     Raises:
-      ValueError: if a file is damaged.
+      UserError: if a file is damaged.
     """
     config = checkpoints.read_config(path)
     for key in ("num_epochs", "batch_size"):
@@ -246,14 +247,13 @@ def find_runs(patterns: list[str]) -> list[Run]:
     A directory without a config.json is skipped, with a line on standard error unless it is an earlier report.
 
     Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if a file is damaged.
+      UserError: if there is none, or a file is damaged.
     """
     paths = {}
     for pattern in map(os.path.expanduser, patterns):
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
         if not matches:
-            raise FileNotFoundError(f"--runs={pattern}: there is no such directory")
+            raise UserError(f"--runs={pattern}: there is no such directory")
         paths |= {os.path.realpath(match): pathlib.Path(match) for match in matches if os.path.isdir(match)}
     with_config = []
     for path in paths.values():
@@ -262,7 +262,7 @@ def find_runs(patterns: list[str]) -> list[Run]:
         elif not (path / "table_3.csv").exists():
             print(f"report.py: skipping {path}: it has no config.json", file=sys.stderr)
     if not with_config:
-        raise FileNotFoundError(f"--runs={','.join(patterns)}: no directory there holds a run")
+        raise UserError(f"--runs={','.join(patterns)}: no directory there holds a run")
     names = [path.resolve().name for path in with_config]
     unique = [name if names.count(name) == 1 else str(path) for name, path in zip(names, with_config, strict=True)]
     runs = [read_run(path, name) for path, name in zip(with_config, unique, strict=True)]

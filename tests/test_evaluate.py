@@ -186,12 +186,17 @@ def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, data_fl
     config = {"model": "baseline", "dataset": "synthetic"}
     (tmp_path / "no_checkpoint/config.json").write_text(json.dumps(config))
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    shutil.copytree(synthetic_run / "saved_model", tmp_path / "cut")
+    (tmp_path / "cut/saved_model.pb").write_bytes((tmp_path / "cut/saved_model.pb").read_bytes()[:1000])
     (tmp_path / "damaged.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + bytes(1000))
     mistakes = [
         (1, [f"--run_dir={tmp_path / 'empty'}"], ["empty", "is no run"]),
         (1, [f"--run_dir={tmp_path / 'no_checkpoint'}"], ["no_checkpoint", "train first"]),
-        (1, [f"--saved_model={tmp_path / 'nosuch'}", "--dataset=synthetic"], ["nosuch"]),
-        (1, [f"--saved_model={tmp_path / 'other'}", "--dataset=synthetic"], ["other", "no SavedModel of train.py's"]),
+        (1, [f"--saved_model={tmp_path / 'nosuch'}", "--dataset=synthetic"], ["nosuch does not exist", "--run_dir"]),
+        (1, [f"--saved_model={synthetic_run}", "--dataset=synthetic"], ["is not a SavedModel", "--run_dir"]),
+        (1, [f"--saved_model={synthetic_run}/model.keras", "--dataset=synthetic"], ["model.keras is not a SavedModel"]),
+        (1, [f"--saved_model={tmp_path / 'cut'}", "--dataset=synthetic"], ["cut is damaged", "--export_only"]),
+        (1, [f"--saved_model={tmp_path / 'other'}", "--dataset=synthetic"], ["other", "was not exported by train.py"]),
         (1, [f"--tflite={tmp_path / 'nosuch.tflite'}", "--dataset=synthetic"], ["nosuch.tflite"]),
         (1, [f"--tflite={tmp_path / 'damaged.tflite'}", "--dataset=synthetic"], ["damaged.tflite", "is damaged"]),
         (1, [f"--run_dir={synthetic_run}", "--snapshots=2"], ["holds the end of 1 cycle", "--snapshots=2"]),

@@ -1,19 +1,25 @@
-"""Mistakes on the command line, and what the flags are when they are not given."""
+"""The command line: defaults, mistakes in it, the help; and which errors end in one line."""
 
 import collections
+import contextlib
+import errno
+import io
 import json
+import os
 import re
-import subprocess
-import sys
+import types
 
 import pytest
+import tensorflow as tf
 
-# Each program's flags without its TensorFlow, which takes seconds to import. Nothing after the parsing may run.
-PROGRAM = "import flags; flags.define_{}_flags(); flags.run(None)"
+import flags
+from flags import FLAGS
+from tiny_imagenet.errors import UserError
 
 WRONG_IN_BOTH = [
-    ("--nosuch_flag=1", "nosuch_flag"),
-    ("--nosuch_flag", "nosuch_flag"),
+    ("--nosuch_flag=1", "unknown flag --nosuch_flag"),
+    ("--nosuch_flag", "unknown flag --nosuch_flag"),
+    ("--data-dir=data", "unknown flag --data-dir: did you mean --data_dir?"),
     ("positional", "'positional' is not a flag"),
     ("--batch_size=many", "batch_size"),
     ("--batch_size=1.5", "batch_size"),
@@ -37,13 +43,20 @@ WRONG_IN_TRAIN = [
     ("--seed=4294967296", "seed"),
     ("--precision=float16", "mixed_float16"),
     ("--resume=maybe", "resume"),
+    ("--lr=0.1", "unknown flag --lr: did you mean --learning_rate?"),
+    ("--epochs", "unknown flag --epochs: did you mean --num_epochs?"),
+    ("--batch-size=4", "did you mean --batch_size?"),
+    ("--wd=0", "did you mean --weight_decay?"),
+    ("--learning_rat=1", "did you mean --learning_rate?"),
+    ("--model_name=alexnet", "did you mean --model?"),
+    ("--no-resume", "did you mean --resume?"),
 ]
 WRONG = [
     *(("train", ["--model=baseline", flag], word) for flag, word in WRONG_IN_BOTH + WRONG_IN_TRAIN),
     *(("evaluate", ["--run_dir=run", flag], word) for flag, word in WRONG_IN_BOTH),
     *(("report", ["--mistakes=run", flag], word) for flag, word in WRONG_IN_BOTH),
-    ("train", [], "--model"),
-    ("evaluate", [], "run_dir"),
+    ("train", [], "--model is required: one of baseline, alexnet"),
+    ("evaluate", [], "give exactly one of --run_dir, --saved_model, --tflite"),
     ("evaluate", ["--run_dir=run", "--saved_model=model"], "saved_model"),
     ("evaluate", ["--run_dir=run", "--split=train+test"], "split"),
     ("evaluate", ["--run_dir=run", "--split=test"], "--predictions"),
@@ -62,36 +75,56 @@ WRONG = [
 ]
 
 
-@pytest.fixture
-def run(request):
-    """Runs a line of Python with flags, in the repository."""
+@contextlib.contextmanager
+def defined(program):
+    """Defines a program's flags, for as long as the `with` block lasts."""
+    others = set(FLAGS)
+    getattr(flags, f"define_{program}_flags")()
+    try:
+        yield
+    finally:
+        for name in set(FLAGS) - others:
+            delattr(FLAGS, name)
+        FLAGS.unparse_flags()
 
-    def run(code, *flags):
-        command = [sys.executable, "-c", code, *flags]
-        return subprocess.run(command, capture_output=True, text=True, cwd=request.config.rootpath, timeout=60)
 
-    return run
+def run(program, arguments, main=lambda argv: None):
+    """Runs a program that has `main` and whose flags are defined: its returncode, stdout and stderr."""
+    argv = [f"{program}.py", *arguments]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as caught:
+        flags.run(main, argv)
+    return types.SimpleNamespace(
+        args=argv, returncode=caught.value.code or 0, stdout=stdout.getvalue(), stderr=stderr.getvalue()
+    )
+
+
+def values(program, *arguments):
+    """The flags' values as the program's main sees them."""
+    seen = {}
+    with defined(program):
+        result = run(program, arguments, lambda argv: seen.update(FLAGS.flag_values_dict()))
+    assert (result.returncode, result.stderr) == (0, "")
+    return seen
 
 
 @pytest.mark.parametrize(
-    "program, flags, word", WRONG, ids=lambda value: value if isinstance(value, str) else " ".join(value)
+    "program, arguments, word", WRONG, ids=lambda value: value if isinstance(value, str) else " ".join(value)
 )
-def test_wrong_flags(run, assert_one_line, program, flags, word):
-    result = run(PROGRAM.format(program), *flags)
-    assert_one_line(result, 2, word, "--help")
+def test_wrong_flags(assert_one_line, program, arguments, word):
+    with defined(program):
+        result = run(program, arguments, lambda argv: pytest.fail("main runs"))
+    assert_one_line(result, 2, word, f"{program}.py: ", "(see --help)")
     assert result.stdout == ""
 
 
-def values(run, program, *flags):
-    """The flags' values as their program's main would see them."""
-    code = "import json, flags, sys; flags.define_{}_flags(); flags.FLAGS(sys.argv); "
-    code += "print(json.dumps(flags.FLAGS.flag_values_dict()))"
-    result = run(code.format(program), *flags)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+def test_a_flagfile_that_is_not_text(tmp_path, assert_one_line):
+    (tmp_path / "flags").write_bytes(b"\xff\xfe--seed=1")
+    with defined("train"):
+        assert_one_line(run("train", ["--model=baseline", f"--flagfile={tmp_path / 'flags'}"]), 2, "decode")
 
 
-def test_the_papers_values_are_the_defaults(run):
+def test_the_papers_values_are_the_defaults():
     paper = {"learning_rate": 0.1, "batch_size": 256, "num_epochs": 10, "num_cycles": 5, "weight_decay": 1e-4}
     ours = {
         "clip_norm": 10.0,
@@ -101,16 +134,18 @@ def test_the_papers_values_are_the_defaults(run):
         "export_only": False,
         "tflite": False,
     }
-    assert values(run, "train", "--model=resnet20").items() >= {**paper, **ours, "model": "resnet20"}.items()
+    assert values("train", "--model=resnet20").items() >= {**paper, **ours, "model": "resnet20"}.items()
     expected = {"split": "validation", "ten_crop": False, "dataset": None, "predictions": None, "snapshots": 1}
-    assert values(run, "evaluate", "--run_dir=run").items() >= expected.items()
+    assert values("evaluate", "--run_dir=run").items() >= expected.items()
 
 
-def test_right_flags_are_taken(run):
-    given = values(run, "train", "--model=alexnet", "--momentum=0", "--weight_decay=0", "--noresume", "--seed=7")
+def test_right_flags_are_taken():
+    given = values("train", "--model=alexnet", "--momentum=0", "--weight_decay=0", "--noresume", "--seed=7")
     assert given.items() >= {"momentum": 0.0, "weight_decay": 0.0, "resume": False, "seed": 7}.items()
-    given = values(run, "evaluate", "--saved_model=model", "--split=test", "--predictions=-")
+    given = values("evaluate", "--saved_model=~/model", "--split=test", "--predictions=-")
+    home = os.path.expanduser("~")
     assert given.items() >= {"split": "test", "predictions": "-", "run_dir": None}.items()
+    assert given["saved_model"] == f"{home}/model"
 
 
 @pytest.mark.parametrize(
@@ -121,37 +156,10 @@ def test_right_flags_are_taken(run):
         (["--out=results/", "--runs=runs/a,runs/b", "runs/c"], ["runs/a", "runs/b", "runs/c"]),
     ],
 )
-def test_runs_to_report(run, given, runs):
-    code = "import json, flags, sys; flags.define_report_flags(); flags._parse(sys.argv); "
-    code += "print(json.dumps([flags.FLAGS.runs, flags.FLAGS.out]))"
-    result = run(code, *given)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert json.loads(result.stdout) == [runs, "results/"]
+def test_runs_to_report(given, runs):
+    seen = values("report", *given)
+    assert (seen["runs"], seen["out"]) == (runs, "results/")
 
-
-# One process parses them all, each line of flags in a fork of its own, and prints [status, standard error, values].
-FUZZED = """
-import contextlib, io, json, os, sys, traceback
-import flags
-
-flags.define_PROGRAM_flags()
-for argv in json.load(sys.stdin):
-    sys.stdout.flush()
-    if os.fork():
-        assert os.wait()[1] == 0
-        continue
-    status, said = 0, io.StringIO()
-    with contextlib.redirect_stderr(said):
-        try:
-            flags._parse(argv)
-        except SystemExit as error:
-            status = error.code
-        except BaseException:
-            status = traceback.format_exc()
-    print(json.dumps([status, said.getvalue(), {} if status else flags.FLAGS.flag_values_dict()]))
-    sys.stdout.flush()
-    os._exit(0)
-"""
 
 # What may be taken, by the flag's name.
 INTEGERS = {
@@ -191,43 +199,122 @@ def is_right(name, value):
     [("train", "--model=baseline"), ("evaluate", "--run_dir=run"), ("report", "--mistakes=run")],
     ids=["train", "evaluate", "report"],
 )
-def test_fuzzed_flags(run, program, needed, request):
+def test_fuzzed_flags(program, needed):
     """Every flag takes each value as what it should be, or the program ends with status 2 and one line."""
-    defined = values(run, program, needed)
-    names = [*INTEGERS, *FLOATS, *CHOICES, *SWITCHES, *STRINGS]
-    names = [name for name in names if name in defined and f"--{name}=" not in needed]
-    cases = [(name, value) for name in names for value in VALUES]
-    argv = [[program, *[needed] * (name != "saved_model"), f"--{name}={value}"] for name, value in cases]
-    command = [sys.executable, "-c", FUZZED.replace("PROGRAM", program)]
-    root = request.config.rootpath
-    result = subprocess.run(command, input=json.dumps(argv), capture_output=True, text=True, cwd=root, timeout=120)
-    assert result.returncode == 0, result.stderr
     taken = collections.Counter()
-    for (name, value), line in zip(cases, result.stdout.splitlines(), strict=True):
-        status, said, given = json.loads(line)
-        if status == 0:
-            assert said == "" and is_right(name, given[name]), (name, value, given[name])
-            taken[name] += 1
-        else:
-            assert status == 2, (name, value, status)
-            assert said.endswith("\n") and said.count("\n") == 1 and name in said, (name, value, said)
+    with defined(program):
+        names = [*INTEGERS, *FLOATS, *CHOICES, *SWITCHES, *STRINGS]
+        names = [name for name in names if name in FLAGS and f"--{name}=" not in needed]
+        for name in names:
+            for value in VALUES:
+                seen = []
+                arguments = [*[needed] * (name != "saved_model"), f"--{name}={value}"]
+                result = run(program, arguments, lambda argv: seen.append(FLAGS[name].value))  # noqa: B023
+                FLAGS.unparse_flags()
+                if result.returncode == 0:
+                    assert result.stderr == "" and is_right(name, seen[0]), (name, value, seen)
+                    taken[name] += 1
+                else:
+                    assert (result.returncode, seen) == (2, []), (name, value, result)
+                    assert result.stderr.endswith("\n") and result.stderr.count("\n") == 1, (name, value, result.stderr)
+                    assert name in result.stderr, (name, value, result.stderr)
     assert all(taken[name] for name in names if name not in CHOICES), taken
 
 
-def test_help(run_scripts):
-    """It lists each flag of the program, and exits as absl's does."""
-    train, evaluate, report = run_scripts([[f"{name}.py", "--help"] for name in ("train", "evaluate", "report")])
-    data = {"dataset", "data_dir", "archive"}
-    names = "model learning_rate batch_size num_epochs num_cycles momentum weight_decay clip_norm precision seed"
-    names += " run_dir resume log_every checkpoint_minutes export_only tflite"
-    assert listed(train) >= {*names.split(), *data}
-    assert "split" not in listed(train)
-    names = "run_dir saved_model tflite split ten_crop snapshots predictions batch_size output"
-    assert listed(evaluate) >= {*names.split(), *data}
-    assert "learning_rate" not in listed(evaluate)
-    assert listed(report) >= {"runs", "mistakes", "out", "data_dir", "archive"}
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("program", ["train", "evaluate", "report"])
+def test_help(run_main, program, flag):
+    """It shows the program's docstring and exactly the program's flags, even where other flags are missing or wrong."""
+    with defined(program):
+        expected = set(flags._own_flags())
+    result = run_main(f"{program}.py", flag, "--batch_size=0")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"python {program}.py --" in result.stdout.split("Flags:")[0]
+    assert set(re.findall(r"^  --(?:\[no\])?(\w+):", result.stdout, re.MULTILINE)) == expected
+    assert {"train": "model", "evaluate": "ten_crop", "report": "mistakes"}[program] in expected
+    assert {"data_dir", "archive"} <= expected and "verbosity" not in expected
 
 
-def listed(result):
-    assert (result.returncode, result.stderr) == (1, "")
-    return set(re.findall(r"^  --(?:\[no\])?(\w+)", result.stdout, re.MULTILINE))
+def test_help_of_a_process(run_script):
+    result = run_script("train.py", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "python train.py --model=" in result.stdout
+    assert "--learning_rate: Learning rate at the start of each cycle. Default: 0.1." in result.stdout
+    assert "One of: baseline, alexnet" in result.stdout and "absl" not in result.stdout.split("--helpfull")[0]
+
+
+def raises(error, *arguments):
+    """The result of train.py if its main raises an error."""
+
+    def main(argv):
+        raise error
+
+    with defined("train"):
+        return run("train", ["--model=baseline", *arguments], main)
+
+
+def path_error(number, path):
+    return OSError(number, os.strerror(number), str(path))
+
+
+def op_error(kind, message):
+    return kind(None, None, message)
+
+
+TWO_WORKERS = json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}})
+ONE_WORKER = json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}})
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (UserError("the loss\nbecame NaN: try less"), "train.py: the loss became NaN: try less\n"),
+        (op_error(tf.errors.ResourceExhaustedError, "OOM when allocating tensor"), "out of memory: try a smaller"),
+        (op_error(tf.errors.ResourceExhaustedError, "x; No space left on device"), "No space left on device: make"),
+        (MemoryError(), "out of memory: try a smaller"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: make room"),
+        (RuntimeError("cannot close (errno = 28, error message = 'No space left on device')"), "make room"),
+        (path_error(errno.ENOENT, "/given/run/train"), "train.py: /given/run/train: No such file or directory\n"),
+        (path_error(errno.EACCES, "/given"), "/given: Permission denied"),
+        (path_error(errno.EROFS, "runs/baseline"), "runs/baseline: Read-only file system"),
+        (path_error(errno.EACCES, os.path.expanduser("~/tensorflow_datasets/x")), "Permission denied"),
+    ],
+)
+def test_errors_of_users_are_one_line(error, words, assert_one_line):
+    assert_one_line(raises(error, "--run_dir=/given/run"), 1, words)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("too many values to unpack"),
+        KeyError("top_1"),
+        RuntimeError("generator raised StopIteration"),
+        FloatingPointError("underflow"),
+        ZeroDivisionError("division by zero"),
+        op_error(tf.errors.InvalidArgumentError, "Incompatible shapes"),
+        op_error(tf.errors.NotFoundError, "Key not found in checkpoint"),
+        *(op_error(kind, "x") for kind in (tf.errors.CancelledError, tf.errors.UnavailableError)),
+        path_error(errno.ENOENT, "/proc/nosuch"),
+        path_error(errno.EBADF, "/given/run"),
+        OSError("h5py failed"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("config", [None, ONE_WORKER])
+def test_bugs_keep_their_traceback(error, config, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config:
+        monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(type(error)) as caught:
+        raises(error, "--run_dir=/given/run")
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("kind", [tf.errors.CancelledError, tf.errors.UnavailableError, tf.errors.AbortedError])
+def test_a_lost_worker_is_one_line_among_several(kind, monkeypatch, assert_one_line):
+    monkeypatch.setenv("TF_CONFIG", TWO_WORKERS)
+    error = op_error(kind, "Socket closed")
+    assert_one_line(raises(error), 1, "another worker was lost: start all workers again")
+    with pytest.raises(kind):
+        raises(error, "--distribute=none")

@@ -1,4 +1,4 @@
-"""Reads the Tiny ImageNet archive, a zip or an unpacked folder, and checks all that it holds."""
+"""Reads the Tiny ImageNet archive, a zip file or an unpacked folder, and checks everything in it."""
 
 import collections
 import os
@@ -11,22 +11,24 @@ from typing import IO, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tiny_imagenet.errors import UserError
+
 IMAGE_SIZE = 64
-# The deepest folders are those of the training images, train/n01443537/images.
+# The training images are in the deepest folders: train/n01443537/images.
 _DEPTH = 3
-# words.txt, the largest file, has 2.6 MB, and no image has 4 kB. A zip of a few kB can claim to hold gigabytes.
+# The largest file, words.txt, has 2.6 MB; every image has less than 4 kB. A zip bomb of a few kB holds gigabytes.
 _MAX_BYTES = 16 * 2**20
 _MAX_IMAGE_BYTES = 2**20
-# The test images have no boxes: this one stands for the whole image.
+# The test images have no boxes. This box covers the whole image.
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
 class Image(NamedTuple):
-    """One image of the archive, not yet read.
+    """An image of the archive, which is not read yet.
 
     Attributes:
-        file: name below the archive's root.
-        label: index of its class in wnids.txt, -1 where it has none.
+        file: path relative to the archive's root.
+        label: index of its class in wnids.txt, or -1 for a test image.
         box: (ymin, xmin, ymax, xmax), each in [0, 1].
     """
 
@@ -36,11 +38,11 @@ class Image(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What an archive holds: its classes and the images of its splits.
+    """The classes of an archive and the images of its splits.
 
     Attributes:
-        wnids: the classes' WordNet ids in label order.
-        words: the classes' words in label order.
+        wnids: WordNet ids of the classes, in label order.
+        words: names of the classes, in label order.
         splits: images by split name.
     """
 
@@ -50,17 +52,17 @@ class Index(NamedTuple):
 
 
 class Archive:
-    """The files of an archive by their names below its root, the folder that holds wnids.txt.
+    """The files of an archive, by their paths relative to its root, the folder that holds wnids.txt.
 
-    A zip is read in place, by any number of threads.
+    A zip file is read in place, without unpacking it. Several threads may read at once.
 
     Args:
-        source: a zip file, an open one, or an unpacked folder (the root or its parent).
-        name: what to call it in messages; by default its path.
+        source: path of a zip file, an open zip file, or path of an unpacked folder (the root or its parent).
+        name: name of the archive in error messages; by default its path.
 
     Raises:
-        FileNotFoundError: `source` or its wnids.txt does not exist.
-        ValueError: `source` is a file but no whole zip, or a zip with unsafe or doubled names.
+        UserError: `source` does not exist, has no wnids.txt, is not a complete zip file, or has names that are unsafe
+            or not unique.
         OSError: `source` cannot be opened.
     """
 
@@ -70,27 +72,27 @@ class Archive:
         if isinstance(source, str | os.PathLike):
             source = pathlib.Path(source).expanduser()
             if not source.exists():
-                raise FileNotFoundError(f"{self.name}: no such file or folder; name a copy of tiny-imagenet-200.zip")
+                raise UserError(f"{self.name}: no such file or folder; give a copy of tiny-imagenet-200.zip")
         if isinstance(source, pathlib.Path) and source.is_dir():
             files = [*source.glob("wnids.txt"), *sorted(source.glob("*/wnids.txt"))]
             if not files:
-                raise FileNotFoundError(f"{self.name}: wnids.txt is neither there nor one folder below")
+                raise UserError(f"{self.name}: no wnids.txt here or one folder below; give its folder")
             self._root = files[0].parent
             self.files = set()
             for folder, folders, files in os.walk(self._root, followlinks=True):
                 below = pathlib.Path(folder).relative_to(self._root)
                 self.files.update((below / file).as_posix() for file in files)
                 if len(below.parts) == _DEPTH:
-                    folders.clear()  # Links may go round in circles.
+                    folders.clear()  # Links may form a cycle.
         else:
             if isinstance(source, pathlib.Path):
                 if not source.is_file():
                     raise self.damaged("neither a file nor a folder")
-                source = open(source, "rb")  # noqa: SIM115, read from for as long as the archive is
+                source = open(source, "rb")  # noqa: SIM115, stays open for later reads
             try:
                 self._zip = zipfile.ZipFile(source)
-            except Exception as error:  # Damage is BadZipFile, NotImplementedError, OSError (a negative seek)...
-                raise self.damaged(f"not a zip file, or one cut short ({error})") from error
+            except Exception as error:  # BadZipFile, NotImplementedError, OSError (a negative seek)...
+                raise self.damaged(f"not a zip file, or an incomplete one ({error})") from error
             self._root, self.files = self._zip_names()
 
     def _zip_names(self) -> tuple[str, set[str]]:
@@ -100,57 +102,52 @@ class Archive:
                 raise self.damaged(f"{name} points outside the archive")
         for name, count in collections.Counter(names).items():
             if count > 1:
-                raise self.damaged(f"{name} is there {count} times")
+                raise self.damaged(f"{name} occurs {count} times")
         roots = [name.removesuffix("wnids.txt") for name in names if name.rpartition("/")[2] == "wnids.txt"]
         if not roots:
-            raise FileNotFoundError(f"{self.name}: wnids.txt is missing; this is no Tiny ImageNet archive")
+            raise UserError(f"{self.name}: wnids.txt is missing, so this is not Tiny ImageNet; use another archive")
         root = min(roots, key=len)
         return root, {name.removeprefix(root) for name in names if name.startswith(root)}
 
-    def damaged(self, problem: str) -> ValueError:
-        """Returns the error that says what is wrong with the archive and what to do about it."""
-        return ValueError(self._message(problem))
-
-    def _message(self, problem: str) -> str:
-        # What the archive is quoted with may be of any length and hold line ends.
+    def damaged(self, problem: str) -> UserError:
+        """Returns the error that names a problem of the archive and its remedy."""
+        # The problem may quote the archive: text of any length, with line breaks and control characters.
         line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in problem[:300])
-        return f"{self.name}: {line}; use another copy of the archive"
+        return UserError(f"{self.name}: {line}; use another copy of the archive")
 
     def read(self, file: str, limit: int = _MAX_BYTES) -> bytes:
-        """Returns a file's bytes, reading no more than `limit`.
+        """Returns the bytes of a file, at most `limit`.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: its bytes are damaged, or more than `limit`.
+            UserError: the file is missing, damaged, or larger than `limit`.
         """
         if file not in self.files:
-            raise FileNotFoundError(self._message(f"{file} is missing"))
+            raise self.damaged(f"{file} is missing")
         if self._zip is None:
             path = self._root / file
             if not path.is_file():
-                raise self.damaged(f"{file} is no file, or a link to none")
+                raise self.damaged(f"{file} is not a file, or a link to nothing")
             with open(path, "rb") as stream:
                 data = stream.read(limit + 1)
         else:
             info = self._zip.getinfo(self._root + file)
-            # The decompressors of the others inflate without bound what a small file holds.
+            # Python's decompressors for other methods do not limit their output: a zip bomb would fill the memory.
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise self.damaged(f"{file} is compressed by another method than a zip's usual, deflate")
+                raise self.damaged(f"{file} is compressed with another method than deflate")
             try:
                 with self._zip.open(info) as stream:
                     data = stream.read(limit + 1)
-            except Exception as error:  # Damage is BadZipFile, zlib.error, EOFError, RuntimeError, OSError...
+            except Exception as error:  # BadZipFile, zlib.error, EOFError, RuntimeError, OSError...
                 raise self.damaged(f"{file} cannot be read ({error})") from error
         if len(data) > limit:
             raise self.damaged(f"{file} is larger than {limit // 2**20} MB")
         return data
 
     def read_images(self, files: Sequence[str]) -> list[bytes]:
-        """Returns the images' bytes, each a whole JPEG of 64x64 pixels.
+        """Returns the bytes of images, each of them a complete JPEG of 64x64 pixels.
 
         Raises:
-            FileNotFoundError: one of them is missing.
-            ValueError: one of them is not such a JPEG.
+            UserError: an image is missing, or is not such a JPEG.
         """
         images = [self.read(file, _MAX_IMAGE_BYTES) for file in files]
         for file, image in zip(files, images, strict=True):
@@ -159,7 +156,7 @@ class Archive:
         try:
             shapes = _shapes(images).numpy()
         except tf.errors.InvalidArgumentError:
-            # One failure ends the whole batch and does not say whose it is.
+            # The error does not say which image of the batch is damaged.
             shapes = [self._shape(file, image) for file, image in zip(files, images, strict=True)]
         for file, (height, width, _) in zip(files, shapes, strict=True):
             if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
@@ -173,17 +170,16 @@ class Archive:
             raise self.damaged(f"{file} is a damaged JPEG image") from error
 
     def index(self, *, num_classes: int, train_per_class: int, validation_per_class: int, test_images: int) -> Index:
-        """Lists the classes and the images of the splits train, validation and test, reading no image.
+        """Lists the classes and the images of the splits train, validation and test, without reading any image.
 
         Args:
-            num_classes: how many classes there must be.
-            train_per_class: how many training images each class must have.
-            validation_per_class: how many validation images each class must have.
-            test_images: how many test images there must be.
+            num_classes: expected number of classes.
+            train_per_class: expected number of training images per class.
+            validation_per_class: expected number of validation images per class.
+            test_images: expected number of test images.
 
         Raises:
-            FileNotFoundError: a file is missing.
-            ValueError: a count differs, or a file contradicts itself or another.
+            UserError: a file is missing, a count differs, or a file contradicts itself or another file.
         """
         wnids = [line.strip() for line in self._lines("wnids.txt")]
         if len(set(wnids)) != len(wnids):
@@ -198,10 +194,10 @@ class Archive:
         folders = collections.defaultdict(set)
         for name in self.files:
             folder, _, file = name.rpartition("/")
-            # Finder leaves files such as ._n01443537_0.JPEG behind.
+            # macOS' Finder adds files such as ._n01443537_0.JPEG.
             if file.endswith(".JPEG") and not file.startswith("."):
                 if not name.isprintable():
-                    raise self.damaged(f"{name} is no name of an image")
+                    raise self.damaged(f"{name} is not the name of an image")
                 folders[folder].add(file)
         known = {f"train/{wnid}/images" for wnid in wnids}
         for folder in folders:
@@ -244,13 +240,13 @@ class Archive:
             raise self.damaged(f"{where} has {found} {what}, not {expected}")
 
     def _rows(self, table: str, columns: int, folder: str, files: set[str]) -> list[tuple[str, list[str], tuple]]:
-        """Returns (file, columns between, box) for each line of a table that must name each of `files` once."""
+        """Returns (file, middle columns, box) of each line of a table that must list each of `files` exactly once."""
         rows = {}
         for number, line in enumerate(self._lines(table), start=1):
             file, *between = line.split("\t")
             box = _box(between[-4:])
             if len(between) + 1 != columns or box is None:
-                raise self.damaged(f"{table} line {number} is not a file with its box of pixels from 0 to 63: {line!r}")
+                raise self.damaged(f"{table} line {number} is not a file and its box in pixels from 0 to 63: {line!r}")
             if file in rows:
                 raise self.damaged(f"{table} names {file} more than once")
             if file not in files:
@@ -262,26 +258,26 @@ class Archive:
 
 
 def _box(pixels: Sequence[str]) -> tuple[float, float, float, float] | None:
-    """Returns the normalised box of four pixel coordinates, or None if they are no box."""
+    """Returns the normalised box of four pixel coordinates, or None if they do not form a box."""
     try:
         xmin, ymin, xmax, ymax = map(int, pixels)
     except ValueError:
         return None
     if not (0 <= xmin <= xmax < IMAGE_SIZE and 0 <= ymin <= ymax < IMAGE_SIZE):
         return None
-    # The files give the first and the last pixel inside the box: whole images are 0 to 63, and hundreds of boxes
-    # are one pixel wide, with xmin = xmax. The box therefore ends at the far edge of its last pixel.
+    # The files give the first and the last pixel of a box: a whole image is 0 to 63, and hundreds of boxes are one
+    # pixel wide, with xmin = xmax. So the box ends at the far edge of its last pixel.
     return ymin / IMAGE_SIZE, xmin / IMAGE_SIZE, (ymax + 1) / IMAGE_SIZE, (xmax + 1) / IMAGE_SIZE
 
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
 def _shapes(images: tf.Tensor) -> tf.Tensor:
-    """Returns the (height, width, channels) of JPEGs, having decoded those of the right size.
+    """Returns the (height, width, channels) of JPEGs; decodes those of the right size to check that they are intact.
 
-    A few hundred bytes can claim to be an image of gigabytes.
+    It decodes no others, because a few hundred bytes can claim to be an image of gigabytes.
     """
 
-    # One call for a batch costs a third of a call for each image, and uses every core.
+    # A call per batch takes a third of the time of a call per image, and uses all cores.
     def shape(image):
         claimed = tf.io.extract_jpeg_shape(image)
         is_right = tf.reduce_all(claimed[:2] == IMAGE_SIZE)

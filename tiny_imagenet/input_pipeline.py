@@ -1,6 +1,7 @@
-"""From the prepared data set to batches: JPEGs are decoded once, into memory-mapped arrays, and read by index.
+"""Loads the data set and makes batches from it.
 
-A training batch is a function of the seed and the step alone, so a run that resumes at a step needs no other state.
+The JPEGs are decoded once, into memory-mapped arrays, and read by index. A training batch depends only on the seed and
+the step, so a run can resume at any step without other state.
 """
 
 import dataclasses
@@ -29,13 +30,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class TinyImageNet:
-    """The data set in memory.
+    """The data set.
 
     Attributes:
-      splits: "train", "validation" and "test"; the labels of the last are -1.
+      splits: "train", "validation" and "test"; all labels of the last are -1.
       mean_image: (64, 64, 3) float32, the mean of the training images.
-      wnids: The WordNet id of each label.
-      words: What each label's id means.
+      wnids: WordNet ids of the classes, in label order.
+      words: Names of the classes, in label order.
     """
 
     splits: dict[str, Split]
@@ -45,16 +46,17 @@ class TinyImageNet:
 
 
 def load(dataset: str = "full", data_dir: str | None = None, archive: str | None = None) -> TinyImageNet:
-    """Loads the data set; the first time, prepares it: gets the archive, writes TFDS' shards, decodes them.
+    """Loads the data set, and prepares it first if needed: downloads the archive, writes TFDS' shards, decodes them.
 
     Args:
       dataset: The builder's configuration, "full" or "synthetic".
-      data_dir: Where TFDS keeps data sets; TFDS' own default if None.
-      archive: A copy of the archive to prepare it from, instead of a download.
+      data_dir: The folder for prepared data; TFDS' default, ~/tensorflow_datasets, if None.
+      archive: Path of a copy of the archive, to use instead of downloading it.
 
     Raises:
-      OSError: if the archive cannot be had, or data_dir cannot be written or read, or has no room.
-      ValueError: if the archive, or what was prepared, does not hold what it should.
+      UserError: if the archive or the prepared data is missing or damaged, if the download fails, or if `data_dir`
+        cannot be written or has no room.
+      OSError: if `data_dir` cannot be read.
     """
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()

@@ -1,101 +1,92 @@
-"""Prepares the data set once, whatever happens meanwhile, and reads it: TFDS' shards, and decoded arrays beside them.
+"""Prepares the data set once and reads it: TFDS' shards, and decoded arrays beside them.
 
-What is prepared appears under its name only when it is whole, so a folder that is there can be trusted. One process
-prepares at a time; what a killed one left behind goes when the next begins.
+Preparation is crash-safe: a folder gets its final name only when it is complete, one process prepares at a time, and
+the next one removes what a killed process left behind.
 """
 
-import contextlib
 import errno
-import fcntl
 import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tiny_imagenet import locks
 from tiny_imagenet.archive import IMAGE_SIZE
+from tiny_imagenet.errors import UserError
 
 DECODE_BATCH = 500
+LOCK_FILE = "prepare.lock"
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.DatasetBuilder:
     """Returns a builder whose data is prepared, with the decoded arrays in the folder "decoded" of its data_dir.
 
-    Writes nothing where that has been done before.
+    If the data is already prepared, it writes nothing.
 
     Args:
-      make_builder: Makes the builder. A builder knows only of what was prepared before it was made.
+      make_builder: Makes the builder. It is called again when the data is prepared, because a builder reads what is
+        there when it is made.
 
     Raises:
-      OSError: if the archive cannot be had, or data_dir cannot be written or has no room.
-      ValueError: if the archive or what is in data_dir is damaged.
+      UserError: if the archive or the prepared data is missing or damaged, if the download fails, or if data_dir cannot
+        be written or has no room.
+      OSError: if data_dir cannot be read.
     """
-    folder = "the prepared data"
+    folder, file_format = "the prepared data", tfds.core.FileFormat.TFRECORD
     try:
         builder = make_builder()
         folder = pathlib.Path(builder.data_dir)
         if folder.exists():
             builder.info.metadata["words"], builder.info.splits["train"]
-    except Exception as error:
-        if isinstance(error, OSError) or type(error) is ValueError:
-            raise
-        # TFDS reads dataset_info.json and metadata.json unchecked. Where it fails to make a builder it names data_dir.
+            file_format = builder.info.file_format
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # TFDS does not check these files.
         raise _damaged(folder, f"dataset_info.json or metadata.json: {error}") from error
     if (folder / "decoded").exists():
         return builder
-    with _lock(folder.parent) as locked:
+    if file_format is not tfds.core.FileFormat.TFRECORD:
+        raise UserError(
+            f"{folder} was prepared as {file_format.value}, which cannot be read here: give another --data_dir, or "
+            "delete it and it is prepared again"
+        )
+
+    def wait():
+        print(f"waiting for another process to prepare the data in {folder.parent}", file=sys.stderr, flush=True)
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        (folder.parent / LOCK_FILE).touch()
+    except OSError as error:
+        remedy = "the data is not prepared there yet; give a --data_dir that can be written"
+        raise UserError(f"{folder.parent}: {error.strerror}: {remedy}") from error
+    with locks.lock(folder.parent / LOCK_FILE, wait) as locked:
         builder = make_builder()
         if not (folder / "decoded").exists():
-            if locked:  # Else it may be another process' work in progress.
+            if locked:  # Without a lock, another process may still be writing them.
                 _clean_up(folder)
             try:
                 builder.download_and_prepare()
                 _decode(builder, folder / "decoded")
             except Exception as error:
-                # In the shards a full disk is TensorFlow's ResourceExhaustedError, which TFDS makes a RuntimeError.
+                # TFDS turns TensorFlow's ResourceExhaustedError of a full disk into RuntimeError.
                 for reason in map(os.strerror, _DISK_FULL):
                     if reason in str(error):
                         remedy = "the real data takes about 1.7 GB; make room, or give another --data_dir"
-                        raise OSError(f"{reason} to prepare the data in {folder.parent}: {remedy}") from error
+                        raise UserError(f"cannot prepare the data in {folder.parent}: {reason}: {remedy}") from error
                 raise
     return builder
 
 
-@contextlib.contextmanager
-def _lock(folder: pathlib.Path) -> Iterator[bool]:
-    """Waits until no other process prepares in `folder`; yields False if its file system has no locks.
-
-    The lock is the kernel's, on an open file: it goes with its process, however that ends.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "prepare.lock", "ab")
-    except OSError as error:
-        remedy = "the data is not prepared there yet; give a --data_dir that can be written"
-        raise OSError(error.errno, f"{error.strerror}: {remedy}", error.filename) from error
-    with file:
-        locked = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process to prepare the data in {folder}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            locked = False
-        yield locked
-
-
 def _clean_up(folder: pathlib.Path) -> None:
-    """Removes what killed preparations of `folder`, data_dir/tiny_imagenet/CONFIG/VERSION, left behind."""
+    """Removes what killed processes left of `folder`, data_dir/tiny_imagenet/CONFIG/VERSION."""
     leftovers = [
         *folder.glob("decoded.incomplete.*"),
         *folder.parent.glob(f"incomplete.*_{folder.name}"),
@@ -106,7 +97,7 @@ def _clean_up(folder: pathlib.Path) -> None:
 
 
 def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
-    """Writes each split's arrays and the mean image to the folder `decoded`, which appears only when it is whole."""
+    """Writes the arrays of each split and the mean image to the folder `decoded`, which appears when it is complete."""
     partial = decoded.with_name(f"decoded.incomplete.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -138,10 +129,10 @@ def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
 
 
 def _write_header(file, dtype, shape: tuple[int, ...]) -> None:
-    """Begins an .npy file, to be written from front to back.
+    """Writes the header of an .npy file. The array's bytes follow, written from front to back.
 
-    On a full disk a write fails. To a mapped file it would kill the process (SIGBUS), and np.save's error does not say
-    why it failed.
+    On a full disk, such a write raises an error that says so. A write to a memory-mapped file would kill the process
+    (SIGBUS), and np.save's error does not give the reason.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -154,16 +145,16 @@ def _save(path: pathlib.Path, array: np.ndarray) -> None:
 
 
 def read_array(path: pathlib.Path, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads an .npy file by mapping it into memory or, on a file system that cannot, whole.
+    """Returns the array of an .npy file, memory-mapped if the file system supports it.
 
     Args:
       path: The file, in the folder "decoded".
-      kind: What its dtype must be: NumPy's name of it, or "str" for text of any length.
-      shape: What its shape must be.
+      kind: The expected dtype: its NumPy name, or "str" for text of any length.
+      shape: The expected shape.
 
     Raises:
+      UserError: if the file is missing or damaged, or holds another array.
       OSError: if it cannot be read.
-      ValueError: if it is damaged, or not that array.
     """
     try:
         try:
@@ -171,9 +162,9 @@ def read_array(path: pathlib.Path, kind: str, shape: tuple[int, ...]) -> np.ndar
         except (OSError, ValueError):
             array = np.load(path, allow_pickle=False)
         if isinstance(array, np.memmap) and path.stat().st_size != array.offset + array.nbytes:
-            raise ValueError("its length is not what its header says")
+            raise ValueError("its length differs from its header")
         found = array.dtype.name.rstrip("0123456789") if kind == "str" else array.dtype.name
-    except Exception as error:  # np.load meets damage with ValueError, EOFError, MemoryError, BadZipFile...
+    except Exception as error:  # ValueError, EOFError, MemoryError, BadZipFile...
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
         raise _damaged(path.parent, f"{path.name} cannot be read: {error}") from error
@@ -182,5 +173,5 @@ def read_array(path: pathlib.Path, kind: str, shape: tuple[int, ...]) -> np.ndar
     return array
 
 
-def _damaged(folder: pathlib.Path | str, problem: str) -> ValueError:
-    return ValueError(f"{folder} is damaged ({' '.join(problem.split())}): delete it, and it is prepared anew")
+def _damaged(folder: pathlib.Path | str, problem: str) -> UserError:
+    return UserError(f"{folder} is damaged ({' '.join(problem.split())}): delete it, and it is prepared again")

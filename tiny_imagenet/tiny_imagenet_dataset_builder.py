@@ -11,6 +11,7 @@ from tensorflow_datasets.core.download import downloader
 
 from tiny_imagenet import synthetic
 from tiny_imagenet.archive import IMAGE_SIZE, Archive, Image
+from tiny_imagenet.errors import UserError
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _BATCH = 500
@@ -18,14 +19,14 @@ _BATCH = 500
 
 @dataclasses.dataclass(eq=False)
 class TinyImagenetConfig(tfds.core.BuilderConfig):
-    """What an archive must hold to be whole; the defaults are the real data's.
+    """The size of a complete archive; the defaults are those of the real data.
 
     Attributes:
-        num_classes: classes.
-        train_per_class: training images of each class.
-        validation_per_class: validation images of each class.
-        test_images: test images.
-        synthetic: whether the images are drawn by code, with no archive.
+        num_classes: number of classes.
+        train_per_class: number of training images per class.
+        validation_per_class: number of validation images per class.
+        test_images: number of test images.
+        synthetic: whether code draws the images, so that no archive is needed.
     """
 
     num_classes: int = 200
@@ -35,7 +36,7 @@ class TinyImagenetConfig(tfds.core.BuilderConfig):
     synthetic: bool = False
 
     def counts(self) -> dict[str, int]:
-        """Returns the four counts by name."""
+        """Returns the four numbers by name: the arguments of Archive.index."""
         return {
             "num_classes": self.num_classes,
             "train_per_class": self.train_per_class,
@@ -48,14 +49,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Tiny ImageNet: 200 classes of 64x64 images.
 
     Args:
-        archive: a copy of tiny-imagenet-200.zip, or the folder that it unpacks to, to read in place of a download. It
-            is checked by content, not by checksum.
-        **kwargs: as for every TFDS builder (data_dir, config, version).
+        archive: path of a copy of tiny-imagenet-200.zip, or of its unpacked folder, to read instead of downloading
+            it. Its content is checked, not its checksum.
+        **kwargs: arguments of every TFDS builder (data_dir, config, version).
 
     Raises:
-        ValueError: `archive` is given for synthetic data. From download_and_prepare: the archive is damaged.
-        FileNotFoundError: from download_and_prepare: the archive, or a file in it, is missing.
-        ConnectionError: from download_and_prepare: the download failed.
+        UserError: `archive` is given for synthetic data. download_and_prepare raises it if the archive is missing or
+            damaged, or if the download fails.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -64,7 +64,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         TinyImagenetConfig(name="full", description="The images of the challenge."),
         TinyImagenetConfig(
             name="synthetic",
-            description="Shapes drawn by code in the archive's layout, for a machine without the data.",
+            description="Shapes drawn by code, in the layout of the archive, for a machine without the data.",
             train_per_class=20,
             validation_per_class=5,
             test_images=500,
@@ -76,9 +76,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def __init__(self, *, archive: str | os.PathLike | None = None, **kwargs):
         super().__init__(**kwargs)
         if archive is not None and self.builder_config.synthetic:
-            raise ValueError(f"config {self.builder_config.name} draws its own images: leave archive={archive} out")
+            raise UserError(f"{self.builder_config.name} data needs no archive: remove archive={archive}")
         self._archive = archive
-        self._original_state["archive"] = archive  # what a pickled builder is built again from
+        self._original_state["archive"] = archive  # A builder is unpickled from these arguments.
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -98,7 +98,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         archive = self._open(dl_manager)
         index = archive.index(**self.builder_config.counts())
-        # The ids and words come from the archive; TFDS saves them with the prepared data and restores them from there.
+        # TFDS saves the ids and words with the prepared data, and restores them from there.
         self.info.features["label"].names = index.wnids
         self.info.metadata["words"] = index.words
         return {split: self._generate_examples(archive, images) for split, images in index.splits.items()}
@@ -110,23 +110,23 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return Archive(file, name="synthetic archive")
         if self._archive is not None:
             return Archive(self._archive)
-        # TFDS calls an unreachable host for over three minutes; whoever has no network should hear of it sooner.
+        # By default TFDS retries for over three minutes before it reports that there is no network.
         retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 3
         try:
             path = dl_manager.download(_URL)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            # Whatever else stopped it (no network, an HTTP error, a wrong checksum), the way out is the same.
+            # The remedy is the same for all other failures: no network, an HTTP error, a wrong checksum.
             reason = " ".join(str(error).split())
-            remedy = "pass --archive=PATH for a copy that you have, or --dataset=synthetic"
-            raise ConnectionError(f"cannot download {_URL}: {remedy} ({reason})") from error
+            remedy = "give your own copy with --archive=PATH, or use --dataset=synthetic"
+            raise UserError(f"cannot download {_URL}: {remedy} ({reason})") from error
         finally:
             downloader.MAX_RETRIES = retries
         return Archive(path)
 
     def _generate_examples(self, archive: Archive, images: list[Image]) -> Iterator[tuple[str, dict]]:
-        """Yields (file, example), having checked that the file is a whole JPEG of the right size."""
+        """Yields (file, example) of each image, after checking that it is a complete JPEG of the right size."""
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
             encoded = archive.read_images([image.file for image in batch])

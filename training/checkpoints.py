@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import fcntl
 import json
 import pathlib
 import shutil
@@ -15,6 +14,9 @@ import tensorflow as tf
 
 import models
 from models.layers import to_plain_keras
+from tiny_imagenet import locks
+from tiny_imagenet.errors import UserError
+from training.files import replace_file
 from training.step import Trainer
 from training.summaries import EVENTS
 
@@ -45,27 +47,25 @@ DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # What Te
 
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a JSON file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    with replace_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_config(run_dir: pathlib.Path) -> dict:
     """The configuration of the run that the directory holds.
 
     Raises:
-      FileNotFoundError: if it holds none.
-      ValueError: if its config.json is damaged.
+      UserError: if it holds none, or its config.json is damaged.
     """
     path = run_dir / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{run_dir} is no run: it holds no config.json")
+        raise UserError(f"{run_dir} is no run: it has no config.json; give the --run_dir of train.py")
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): put it back, or name another run") from error
+        raise UserError(f"{path} is damaged ({error}): restore it, or give another run") from error
     if not isinstance(config, dict) or config.get("model") not in models.REGISTRY or "dataset" not in config:
-        raise ValueError(f"{path} names no model or no dataset: put it back, or name another run")
+        raise UserError(f"{path} is damaged (it names no model or no dataset): restore it, or give another run")
     return config
 
 
@@ -86,33 +86,33 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
       may_change_cycles: Whether a run with more epochs than before may have cycles of another length than before.
 
     Raises:
-      OSError: if `run_dir` is a file.
-      ValueError: if it holds files of another program, a run of another configuration, or one that may not resume.
+      UserError: if it is a file, or if it holds files of another program, a run of another configuration, or one that
+        may not resume.
     """
     if run_dir.exists() and not run_dir.is_dir():
-        raise NotADirectoryError(f"{run_dir} is a file: choose another --run_dir")
+        raise UserError(f"{run_dir} is a file: choose another --run_dir")
     if not (run_dir / "config.json").exists():
         for path in (path for name in WRITTEN for path in run_dir.glob(name)):
-            raise ValueError(f"{path} was not written by a run of this project: choose another --run_dir")
+            raise UserError(f"{path} was not written by a run of this project: choose another --run_dir")
         return
     kept = read_config(run_dir)
     if not has_run(run_dir):
         return
     if not resume:
-        raise ValueError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or choose another --run_dir")
+        raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or choose another --run_dir")
     longer = config.get("num_epochs", 0) > kept.get("num_epochs", 0)
     if longer:  # The learning rate depends on both, by the length of a cycle.
         epochs, cycles = kept["num_epochs"], kept["num_cycles"]
         same_length = config["num_epochs"] * cycles / epochs
         if config["num_cycles"] != same_length and not may_change_cycles:
             keep = f"pass --num_cycles={same_length:g} to keep their length, or " if same_length.is_integer() else ""
-            raise ValueError(
+            raise UserError(
                 f"{run_dir} has {cycles} cycles in {epochs} epochs: {keep}pass --num_cycles to change their length"
             )
         kept = kept | {key: config[key] for key in ("num_epochs", "num_cycles")}
     differing = [f"{key}={kept.get(key)}, not {value}" for key, value in config.items() if kept.get(key) != value]
     if differing:
-        raise ValueError(
+        raise UserError(
             f"{run_dir} holds a run with {'; '.join(differing)}: use the same flags, or choose another --run_dir"
         )
 
@@ -130,7 +130,7 @@ def remove_run(run_dir: pathlib.Path) -> None:
     """Removes the run that the directory holds, and nothing that this project did not write.
 
     Raises:
-      ValueError: if the directory holds no run of this project.
+      UserError: if the directory holds no run of this project.
     """
     check_config(run_dir, {})
     if not (run_dir / "config.json").exists():
@@ -148,19 +148,20 @@ def remove_run(run_dir: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def lock(run_dir: pathlib.Path) -> Iterator[None]:
-    """Makes the run directory, and keeps other processes from writing to it; ends with the process at the latest.
+    """Makes the run directory, and keeps other processes from writing to it until the block or the process ends.
+
+    A file system that does not support locks gets none.
 
     Raises:
-      OSError: if another process holds it, or it cannot be made.
+      UserError: if another process has locked it.
+      OSError: if it cannot be made.
     """
+
+    def refuse():
+        raise UserError(f"another process is writing to {run_dir}: wait until it ends, or give another --run_dir")
+
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(f"{run_dir} is another process's: wait for it, or give another --run_dir") from error
-        except OSError:
-            pass  # Not every network file system has locks.
+    with locks.lock(run_dir / ".lock", refuse):
         yield
 
 
@@ -191,7 +192,7 @@ class Checkpoints:
         """Restores the newest checkpoint of the run in `run_dir` that is not damaged, if there is a run.
 
         Raises:
-          ValueError: if all checkpoints are damaged.
+          UserError: if all checkpoints are damaged.
         """
         if _steps(run_dir):
             self.step = _restore_newest(run_dir, lambda path: self._newest.checkpoint.restore(path).assert_consumed())
@@ -212,7 +213,7 @@ class Checkpoints:
         """Writes a checkpoint, and then removes the oldest.
 
         Raises:
-          OSError: if it cannot be written. The others are kept.
+          UserError: if it cannot be written. The others are kept.
         """
         self.seconds.assign_add(time.monotonic() - self._clock)
         step = int(self._trainer.step.numpy())
@@ -225,7 +226,7 @@ class Checkpoints:
         """Keeps the weights of the end of a cycle, counted from 1.
 
         Raises:
-          OSError: if they cannot be written.
+          UserError: if they cannot be written.
         """
         with _writing(self._cycles.directory):
             self._cycles.save(cycle)
@@ -240,13 +241,12 @@ def load_model(run_dir: pathlib.Path) -> tuple[keras.Model, int]:
       The network, and the checkpoint's step.
 
     Raises:
-      FileNotFoundError: if the directory holds no run, or no checkpoint.
-      ValueError: if what it holds is damaged.
+      UserError: if the directory holds no run or no checkpoint, or what it holds is damaged.
     """
     name = read_config(run_dir)["model"]
     model = to_plain_keras(models.build(name, training=True))
     if not has_run(run_dir):
-        raise FileNotFoundError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
+        raise UserError(f"{run_dir} holds no checkpoint: train first, or name another --run_dir")
     return model, _restore_newest(run_dir, lambda path: load_weights(model, path))
 
 
@@ -254,25 +254,25 @@ def load_weights(model: keras.Model, path: str) -> None:
     """Gives a network the weights of one checkpoint.
 
     Raises:
-      ValueError: if it is damaged, or another network's.
+      UserError: if it is damaged, or another network's.
     """
     try:
         tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
     except DAMAGED as error:
-        raise ValueError(f"checkpoint {path} is damaged, or of another network: give another --run_dir") from error
+        raise UserError(f"checkpoint {path} is damaged, or of another network: give another --run_dir") from error
 
 
 def last_cycles(run_dir: pathlib.Path, count: int) -> list[str]:
     """The checkpoints of the end of a run's last learning-rate cycles, the oldest first.
 
     Raises:
-      ValueError: if the run has fewer.
+      UserError: if the run has fewer.
     """
     paths = [path.with_suffix("") for path in (run_dir / "checkpoints/cycles").glob("cycle-*.index")]
     paths.sort(key=lambda path: int(path.name.removeprefix("cycle-")))
     if count > len(paths):
         held = "the end of 1 cycle" if len(paths) == 1 else f"the ends of {len(paths)} cycles"
-        raise ValueError(f"{run_dir} holds {held}: --snapshots={count} is more")
+        raise UserError(f"{run_dir} holds {held}: --snapshots={count} is more")
     return [str(path) for path in paths[-count:]]
 
 
@@ -293,10 +293,10 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
         path = run_dir / "checkpoints" / f"ckpt-{step}"
         try:
             restore(str(path))
-        except DAMAGED as error:
+        except (UserError, *DAMAGED) as error:
             problem = f"checkpoint {path} is damaged, or of another network"
             if older == len(steps):
-                raise ValueError(f"{problem}: choose another --run_dir, or add --overwrite") from error
+                raise UserError(f"{problem}: choose another --run_dir, or add --overwrite") from error
             print(f"{problem}: trying the one of step {steps[older]}", file=sys.stderr, flush=True)
         else:
             return step
@@ -314,10 +314,10 @@ def _clear(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _writing(folder: str) -> Iterator[None]:
-    """Turns TensorFlow's error for a full disk, ResourceExhaustedError, into an OSError."""
+    """Turns TensorFlow's error for a full disk, ResourceExhaustedError, into a UserError."""
     try:
         yield
     except tf.errors.OpError as error:
         _clear(pathlib.Path(folder))
         remedy = "make room, and start the same command again to resume from the last checkpoint"
-        raise OSError(f"cannot write to {folder} ({error.message}): {remedy}") from error
+        raise UserError(f"cannot write to {folder} ({error.message}): {remedy}") from error

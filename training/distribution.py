@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tiny_imagenet.errors import UserError
+
 
 def get_strategy(name: str) -> tf.distribute.Strategy:
     """The strategy to train by. Several workers must call it before they use TensorFlow for anything else.
@@ -17,20 +19,26 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
         the environment variable TF_CONFIG names; "none" for one device; "auto" for as many as there are.
 
     Raises:
-      ValueError: if "multi_worker" finds no cluster in TF_CONFIG, or TF_CONFIG is damaged.
+      UserError: if TF_CONFIG is damaged, or names no cluster for "multi_worker", or its workers cannot be started.
     """
     gpus = tf.config.list_physical_devices("GPU")
     try:
         cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().as_dict()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the environment variable TF_CONFIG names no cluster ({error}): see README.md") from error
+        raise UserError(f"the environment variable TF_CONFIG names no cluster ({error}): see README.md") from error
     workers = len(cluster.get("chief", [])) + len(cluster.get("worker", []))
     if name == "auto":
         name = "multi_worker" if workers > 1 else "mirrored" if len(gpus) > 1 else "none"
     if name == "multi_worker":
         if not workers:
-            raise ValueError("--distribute=multi_worker needs the environment variable TF_CONFIG: see README.md")
-        return tf.distribute.MultiWorkerMirroredStrategy()
+            raise UserError("--distribute=multi_worker needs the environment variable TF_CONFIG: see README.md")
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.OpError as error:
+            reason = error.message.splitlines()[0]
+            raise UserError(
+                f"cannot connect the workers that TF_CONFIG names ({reason}): check its addresses and indices"
+            ) from error
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])

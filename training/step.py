@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tiny_imagenet import crops
+from tiny_imagenet.errors import UserError
 from training import schedule
 
 AUXILIARY_WEIGHT = 0.3
@@ -199,18 +200,18 @@ class Trainer(tf.Module):
         Skipped steps do not count. If all steps were skipped, the means are NaN.
 
         Raises:
-          FloatingPointError: if training has diverged.
+          UserError: if training has diverged.
         """
         remedy = "start again with --overwrite or another --run_dir, and a lower --learning_rate or --clip_norm"
         if self.diverged > 0:
-            raise FloatingPointError(f"the loss became NaN at step {self.diverged.numpy()}; {remedy}")
+            raise UserError(f"the loss became NaN at step {self.diverged.numpy()}; {remedy}")
         *sums, count, steps = self.totals.numpy().tolist()
         if self.not_finite >= MAX_NOT_FINITE:
             first = self.step.numpy() - self.not_finite.numpy() + 1
-            raise FloatingPointError(f"the loss became NaN at step {first}; {remedy}, or --precision=float32")
+            raise UserError(f"the loss became NaN at step {first}; {remedy}, or --precision=float32")
         if self.loss_scale < 1 or (steps >= MAX_SKIPPED and not count):
             skipped = f"{self.skipped.numpy()} of {self.step.numpy()} steps were skipped"
-            raise FloatingPointError(f"the gradients overflow float16, {skipped}; {remedy}, or --precision=float32")
+            raise UserError(f"the gradients overflow float16, {skipped}; {remedy}, or --precision=float32")
         names = ("loss", "cross_entropy", "top_1", "global_norm")
         return {name: total / count if count else math.nan for name, total in zip(names, sums, strict=True)}
 

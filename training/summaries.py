@@ -14,6 +14,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams
 
 from tiny_imagenet import crops
+from tiny_imagenet.errors import UserError
+from training.files import replace_file
 
 SUFFIX = ".tiny_imagenet"  # Tells a run's events from those of another program.
 EVENTS = f"events.out.tfevents.*{SUFFIX}"
@@ -40,23 +42,21 @@ class Metrics:
         Drops the rows that a run wrote after its last checkpoint. The last of them may be incomplete.
 
         Raises:
-          ValueError: if the file is damaged.
+          UserError: if the file is damaged.
         """
         header = ",".join(FIELDS)
         self._rows = []
         if path.exists():
-            first, *rows = path.read_text().split("\n")
+            first, *rows = path.read_text(errors="replace").split("\n")
             whole = [row.split(",") for row in rows[:-1]]  # What follows the last line break is incomplete.
             if first != header or any(len(row) != len(FIELDS) or not row[0].isdigit() for row in whole):
-                raise ValueError(f"{path} is damaged: restore it, or choose another --run_dir")
+                raise UserError(f"{path} is damaged: restore it, or choose another --run_dir")
             rows = [dict(zip(FIELDS, row, strict=True)) for row in whole]
             self._rows = [row for row in rows if int(row["step"]) < step or int(row["step"]) == step and row["loss"]]
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("w", newline="") as file:
+        with replace_file(path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
-        partial.replace(path)
         self._path = path
 
     def append(self, **row: float) -> None:
@@ -114,15 +114,13 @@ class TensorBoard:
 
 def _drop_events(path: pathlib.Path, last: int) -> None:
     """Drops the events of steps after `last` from a file of TensorBoard's, and the last event if it is incomplete."""
-    partial = path.with_name("partial")
-    with tf.io.TFRecordWriter(str(partial)) as writer:
+    with replace_file(path) as partial, tf.io.TFRecordWriter(str(partial)) as writer:
         try:
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 if Event.FromString(record).step <= last:
                     writer.write(record)
         except tf.errors.DataLossError:
             pass  # The run was killed while it wrote.
-    partial.replace(path)
 
 
 class Progress:

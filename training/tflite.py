@@ -10,8 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tiny_imagenet import crops
+from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
 from training import evaluation, quiet
+from training.files import replace_file
 
 FLOAT_FILE, INT8_FILE = "model.tflite", "model_int8.tflite"
 CALIBRATION_IMAGES = 200
@@ -73,9 +75,8 @@ def calibration_images(data: TinyImageNet) -> list[np.ndarray]:
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replace_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def classifier(path: pathlib.Path) -> evaluation.Classifier:
@@ -83,7 +84,7 @@ def classifier(path: pathlib.Path) -> evaluation.Classifier:
 
     Raises:
       OSError: if it cannot be read.
-      ValueError: if it is damaged, or another program's.
+      UserError: if it is damaged, or another program's.
     """
     content = path.read_bytes()
     with _telling(path), quiet():  # TensorFlow's own interpreter says that its successor is in another package.
@@ -111,4 +112,4 @@ def _telling(path: pathlib.Path) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise ValueError(f"{path} is damaged, or no TFLite file of train.py's ({reason}): export it again") from error
+        raise UserError(f"{path} is damaged, or no TFLite file of train.py's ({reason}): export it again") from error

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 import tiny_imagenet  # noqa: F401, registers the data set
 from tiny_imagenet import synthetic, tiny_imagenet_dataset_builder
+from tiny_imagenet.errors import UserError
 
 COUNTS = {"num_classes": 3, "train_per_class": 4, "validation_per_class": 2, "test_images": 5}
 ROOT = "tiny-imagenet-200/"
@@ -198,28 +199,28 @@ def train_folder_of_no_class(files: Files) -> Files:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (png_called_jpeg, ValueError, "test/images/test_3.JPEG is not a JPEG"),
-        (wrong_size, ValueError, "test/images/test_3.JPEG has 60x64 pixels, not 64x64"),
-        (half_a_jpeg, ValueError, "test/images/test_3.JPEG is a damaged JPEG"),
-        (unknown_id_in_annotations, ValueError, "val_annotations.txt gives .* the class n00000000"),
-        (other_class_in_annotations, ValueError, "val_annotations.txt has [13] images of n9.*, not 2"),
-        (doubled_annotation, ValueError, "val_annotations.txt names val_1.JPEG more than once"),
-        (missing_annotation, ValueError, "val_annotations.txt does not name val_0.JPEG"),
-        (box_outside, ValueError, "val_annotations.txt line 2 .*val_1.JPEG"),
-        (doubled_id, ValueError, "wnids.txt names n9.* more than once"),
-        (missing_id, ValueError, "wnids.txt has 2 classes, not 3"),
-        (missing_words, ValueError, "words.txt has no words for n9"),
-        (one_training_image_less, ValueError, "train/n9.*/images has 3 images, not 4"),
-        (no_training_folder, ValueError, "train/n9.*/images has 0 images, not 4"),
-        (train_folder_of_no_class, ValueError, "train/n00000000/images holds images"),
-        (no_boxes, FileNotFoundError, "train/n9.*/n9.*_boxes.txt is missing"),
-        (lambda files: {"test/images/test_0.JPEG": None}, ValueError, "test/images has 4 images, not 5"),
-        (lambda files: {"val/images/val_1.JPEG": None}, ValueError, "val/images has 5 images, not 6"),
-        (lambda files: {"val/val_annotations.txt": None}, FileNotFoundError, "val_annotations.txt is missing"),
-        (lambda files: {"words.txt": None}, FileNotFoundError, "words.txt is missing"),
-        (lambda files: {"words.txt": b"\xff\xff"}, ValueError, "words.txt is not UTF-8"),
-        (lambda files: {"wnids.txt": None}, FileNotFoundError, "wnids.txt is missing"),
-        (lambda files: {"../outside.txt": b"x"}, ValueError, "outside.txt.* points outside"),
+        (png_called_jpeg, UserError, "test/images/test_3.JPEG is not a JPEG"),
+        (wrong_size, UserError, "test/images/test_3.JPEG has 60x64 pixels, not 64x64"),
+        (half_a_jpeg, UserError, "test/images/test_3.JPEG is a damaged JPEG"),
+        (unknown_id_in_annotations, UserError, "val_annotations.txt gives .* the class n00000000"),
+        (other_class_in_annotations, UserError, "val_annotations.txt has [13] images of n9.*, not 2"),
+        (doubled_annotation, UserError, "val_annotations.txt names val_1.JPEG more than once"),
+        (missing_annotation, UserError, "val_annotations.txt does not name val_0.JPEG"),
+        (box_outside, UserError, "val_annotations.txt line 2 .*val_1.JPEG"),
+        (doubled_id, UserError, "wnids.txt names n9.* more than once"),
+        (missing_id, UserError, "wnids.txt has 2 classes, not 3"),
+        (missing_words, UserError, "words.txt has no words for n9"),
+        (one_training_image_less, UserError, "train/n9.*/images has 3 images, not 4"),
+        (no_training_folder, UserError, "train/n9.*/images has 0 images, not 4"),
+        (train_folder_of_no_class, UserError, "train/n00000000/images holds images"),
+        (no_boxes, UserError, "train/n9.*/n9.*_boxes.txt is missing"),
+        (lambda files: {"test/images/test_0.JPEG": None}, UserError, "test/images has 4 images, not 5"),
+        (lambda files: {"val/images/val_1.JPEG": None}, UserError, "val/images has 5 images, not 6"),
+        (lambda files: {"val/val_annotations.txt": None}, UserError, "val_annotations.txt is missing"),
+        (lambda files: {"words.txt": None}, UserError, "words.txt is missing"),
+        (lambda files: {"words.txt": b"\xff\xff"}, UserError, "words.txt is not UTF-8"),
+        (lambda files: {"wnids.txt": None}, UserError, "wnids.txt is missing"),
+        (lambda files: {"../outside.txt": b"x"}, UserError, "outside.txt.* points outside"),
     ],
 )
 def test_damage_is_named_and_leaves_nothing_behind(damage, error, message, files, make_builder, tmp_path):
@@ -249,14 +250,14 @@ def check_fails(builder: tfds.core.DatasetBuilder, error: type[Exception], messa
     [
         (lambda data: b"", "not a zip file"),
         (lambda data: b"<html>404</html>", "not a zip file"),
-        (lambda data: data[: len(data) // 2], "not a zip file, or one cut short"),
+        (lambda data: data[: len(data) // 2], "not a zip file, or an incomplete one"),
         (lambda data: data.replace(b"\xff\xd8\xff", b"\xff\xd8\x00", 1), "JPEG cannot be read .*CRC"),
     ],
 )
 def test_spoilt_zips(spoil, message, files, make_builder, tmp_path):
     path = write_zip(tmp_path / "a.zip", files)
     path.write_bytes(spoil(path.read_bytes()))
-    check_fails(make_builder(path), ValueError, message, path)
+    check_fails(make_builder(path), UserError, message, path)
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "..\\x", "a/../../x", "C:\\x"])
@@ -264,31 +265,31 @@ def test_names_that_leave_the_archive_are_refused(name, files, make_builder, tmp
     path = write_zip(tmp_path / "a.zip", files)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"x")
-    check_fails(make_builder(path), ValueError, "points outside the archive", path)
+    check_fails(make_builder(path), UserError, "points outside the archive", path)
 
 
 def test_a_name_that_is_there_twice(files, make_builder, tmp_path):
     path = write_zip(tmp_path / "a.zip", files)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr(f"{ROOT}wnids.txt", b"x")
-    check_fails(make_builder(path), ValueError, "wnids.txt is there 2 times", path)
+    check_fails(make_builder(path), UserError, "wnids.txt occurs 2 times", path)
 
 
 def test_missing_archives(make_builder, tmp_path):
-    check_fails(make_builder(tmp_path / "no.zip"), FileNotFoundError, "no such file or folder", tmp_path / "no.zip")
+    check_fails(make_builder(tmp_path / "no.zip"), UserError, "no such file or folder", tmp_path / "no.zip")
     (tmp_path / "empty").mkdir()
-    check_fails(make_builder(tmp_path / "empty"), FileNotFoundError, "wnids.txt is neither", tmp_path / "empty")
+    check_fails(make_builder(tmp_path / "empty"), UserError, "no wnids.txt here", tmp_path / "empty")
 
 
 def test_a_failed_download_says_what_to_pass_instead(monkeypatch, make_builder):
     monkeypatch.setattr(tiny_imagenet_dataset_builder, "_URL", "http://127.0.0.1:9/nothing-listens-here.zip")
-    with pytest.raises(ConnectionError, match="--archive=PATH .*--dataset=synthetic") as caught:
+    with pytest.raises(UserError, match="--archive=PATH.*--dataset=synthetic") as caught:
         make_builder(None).download_and_prepare()
     assert "\n" not in str(caught.value)
 
 
 def test_synthetic_takes_no_archive(tmp_path):
-    with pytest.raises(ValueError, match="leave archive=x.zip out"):
+    with pytest.raises(UserError, match="remove archive=x.zip"):
         tfds.builder("tiny_imagenet/synthetic", data_dir=tmp_path, archive="x.zip")
 
 

@@ -17,9 +17,11 @@ import sys
 import time
 
 import numpy as np
+import portalocker
 import pytest
 
 from tiny_imagenet import input_pipeline, preparation, tiny_imagenet_dataset_builder
+from tiny_imagenet.errors import UserError
 
 COUNTS = {"num_classes": 10, "train_per_class": 20, "validation_per_class": 5, "test_images": 50}
 
@@ -160,10 +162,10 @@ def test_a_killed_process_lets_the_lock_go(start, tmp_path):
 
 
 def test_without_locks(monkeypatch, tmp_path):
-    def flock(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+    def lock(*_):
+        raise portalocker.LockException("No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(portalocker, "lock", lock)
     others = folder(tmp_path).parent / "incomplete.ABCDEF_1.0.0"
     others.mkdir(parents=True)
     assert len(load(tmp_path).splits["train"]) == 200
@@ -171,7 +173,8 @@ def test_without_locks(monkeypatch, tmp_path):
 
 
 def check_full(data_dir, reason):
-    with pytest.raises(OSError, match=f"^{reason} to prepare .*{data_dir}.*1.7 GB.*--data_dir$") as caught:
+    message = f"^cannot prepare the data in {data_dir}.*{reason}.*1.7 GB.*--data_dir$"
+    with pytest.raises(UserError, match=message) as caught:
         load(data_dir)
     assert "\n" not in str(caught.value)
     assert not leftovers(data_dir)
@@ -222,13 +225,13 @@ def test_prepared_data_may_be_read_only(mount, whole):
 
 
 def test_a_read_only_place(mount):
-    with pytest.raises(OSError, match="Read-only .*not prepared there yet; give a --data_dir that can be written"):
+    with pytest.raises(UserError, match="Read-only .*not prepared there yet; give a --data_dir that can be written"):
         load(mount("size=1m,ro"))
 
 
 def test_a_place_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="not prepared there yet; give a --data_dir that can be written"):
+    with pytest.raises(UserError, match="not prepared there yet; give a --data_dir that can be written"):
         load(tmp_path / "file" / "data")
 
 
@@ -276,7 +279,7 @@ def test_damaged_arrays(name, spoil, whole, tmp_path):
 
 
 def check_damaged(data_dir, named):
-    with pytest.raises(ValueError, match="damaged .*: delete it, and it is prepared anew$") as caught:
+    with pytest.raises(UserError, match="damaged .*: delete it, and it is prepared again$") as caught:
         load(data_dir)
     assert str(named) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -300,7 +303,7 @@ def test_flipped_header_bits(whole, tmp_path):
         path.write_bytes(spoilt)
         try:
             found = preparation.read_array(path, "int64", (50,))
-        except ValueError as error:
+        except UserError as error:
             assert str(tmp_path) in str(error) and "\n" not in str(error)
         else:
             np.testing.assert_array_equal(found, expected)
@@ -355,3 +358,15 @@ def test_info_of_more_images_than_the_shards_hold(whole, tmp_path):
     info["splits"][0]["shardLengths"] = ["300"]
     path.write_text(json.dumps(info))
     check_damaged(tmp_path, folder(tmp_path))
+
+
+def test_data_that_tfds_prepared_in_another_format(whole, tmp_path):
+    """As `tfds build --file_format=array_record` does."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path) / "dataset_info.json"
+    path.write_text(path.read_text().replace("tfrecord", "array_record"))
+    assert len(load(tmp_path).splits["train"]) == 200  # The decoded arrays are there.
+    shutil.rmtree(folder(tmp_path) / "decoded")
+    with pytest.raises(UserError, match="prepared as array_record.*another --data_dir, or delete it") as caught:
+        load(tmp_path)
+    assert str(folder(tmp_path)) in str(caught.value) and "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import models
+from tiny_imagenet.errors import UserError
 from training import checkpoints
 from training.step import Trainer
 
@@ -81,9 +82,9 @@ def test_last_cycles_are_the_last_by_number(tmp_path):
     for number in (9, 10, 11, 2):
         (folder / f"cycle-{number}.index").touch()
     assert checkpoints.last_cycles(tmp_path, 3) == [str(folder / f"cycle-{number}") for number in (9, 10, 11)]
-    with pytest.raises(ValueError, match="the ends of 4 cycles: --snapshots=5"):
+    with pytest.raises(UserError, match="the ends of 4 cycles: --snapshots=5"):
         checkpoints.last_cycles(tmp_path, 5)
-    with pytest.raises(ValueError, match="the ends of 0 cycles"):
+    with pytest.raises(UserError, match="the ends of 0 cycles"):
         checkpoints.last_cycles(tmp_path / "nosuch", 2)
 
 
@@ -92,7 +93,7 @@ def test_load_weights(saved):
     model = models.build("baseline")
     checkpoints.load_weights(model, str(path / "checkpoints/ckpt-7"))
     np.testing.assert_array_equal(model.weights[0], ours.model.weights[0])
-    with pytest.raises(ValueError, match="nosuch is damaged"):
+    with pytest.raises(UserError, match="nosuch is damaged"):
         checkpoints.load_weights(model, str(path / "nosuch"))
 
 
@@ -100,10 +101,10 @@ def test_nothing_to_restore(tmp_path):
     ours = trainer()
     checkpoints.Checkpoints(tmp_path, ours).restore(tmp_path)
     assert int(ours.step) == 0
-    with pytest.raises(FileNotFoundError, match="no config.json"):
+    with pytest.raises(UserError, match="no config.json"):
         checkpoints.load_model(tmp_path)
     checkpoints.write_json(tmp_path / "config.json", CONFIG)
-    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint"):
         checkpoints.load_model(tmp_path)
 
 
@@ -128,9 +129,9 @@ def flip_a_bit(path):
 @pytest.mark.parametrize("name", ["ckpt-7.data-00000-of-00001", "ckpt-7.index"])
 def test_damaged_checkpoint(copy, damage, name):
     damage(copy / "checkpoints" / name)
-    with pytest.raises(ValueError, match="ckpt-7 is damaged"):
+    with pytest.raises(UserError, match="ckpt-7 is damaged"):
         checkpoints.Checkpoints(copy, trainer()).restore(copy)
-    with pytest.raises(ValueError, match="ckpt-7 is damaged"):
+    with pytest.raises(UserError, match="ckpt-7 is damaged"):
         checkpoints.load_model(copy)
 
 
@@ -171,7 +172,7 @@ def test_checkpoint_half_written_is_none(copy):
 
 def test_lock(tmp_path):
     with checkpoints.lock(tmp_path / "run"):
-        with pytest.raises(BlockingIOError, match="another process"):
+        with pytest.raises(UserError, match="another process"):
             with checkpoints.lock(tmp_path / "run"):
                 pass
     with checkpoints.lock(tmp_path / "run"):
@@ -180,14 +181,14 @@ def test_lock(tmp_path):
 
 def test_checkpoint_of_another_network(copy):
     replace(copy / "config.json", json.dumps(CONFIG | {"model": "resnet20"}).encode())
-    with pytest.raises(ValueError, match="another network"):
+    with pytest.raises(UserError, match="another network"):
         checkpoints.load_model(copy)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"{}", b'{"model": "lenet", "dataset": "full"}', b"\xff"])
 def test_damaged_configuration(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(UserError, match="config.json"):
         checkpoints.read_config(tmp_path)
 
 
@@ -197,9 +198,9 @@ def test_check_config(tmp_path):
     run_dir.mkdir()
     checkpoints.write_json(run_dir / "config.json", CONFIG)
     checkpoints.check_config(run_dir, CONFIG, resume=True)
-    with pytest.raises(ValueError, match="learning_rate 0.1, not 0.2"):
+    with pytest.raises(UserError, match="learning_rate 0.1, not 0.2"):
         checkpoints.check_config(run_dir, CONFIG | {"learning_rate": 0.2}, resume=True)
-    with pytest.raises(ValueError, match="--noresume"):
+    with pytest.raises(UserError, match="--noresume"):
         checkpoints.check_config(run_dir, CONFIG, resume=False)
-    with pytest.raises(NotADirectoryError, match="is a file"):
+    with pytest.raises(UserError, match="is a file"):
         checkpoints.check_config(run_dir / "config.json", CONFIG, resume=True)

@@ -11,6 +11,7 @@ import threading
 import pytest
 import tensorflow as tf
 
+from tiny_imagenet.errors import UserError
 from training import distribution
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -190,7 +191,7 @@ def test_two_workers_train_as_one_though_one_is_lost(tmp_path, workers, flags, e
                 break
         _, error = chief.communicate()
     assert chief.returncode == 1
-    assert error.splitlines()[-1].startswith("train.py: another worker was lost: start all of them again"), error
+    assert error.splitlines()[-1].startswith("train.py: another worker was lost: start all workers again"), error
     assert "Traceback" not in error
 
     with workers(flags) as (chief, other):
@@ -208,8 +209,18 @@ def test_two_workers_train_as_one_though_one_is_lost(tmp_path, workers, flags, e
 @pytest.mark.parametrize("config", ["{", "[]", '{"cluster": 3}', "", '{"cluster": {"ps": ["localhost:1"]}}'])
 def test_no_cluster(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(ValueError, match="TF_CONFIG"):
+    with pytest.raises(UserError, match="TF_CONFIG"):
         distribution.get_strategy("multi_worker")
+
+
+def test_workers_that_cannot_be_reached(monkeypatch):
+    def fail():
+        raise tf.errors.UnknownError(None, None, "Could not start gRPC server\nmore")
+
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["localhost:1", "localhost:2"]}}')
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fail)
+    with pytest.raises(UserError, match="TF_CONFIG names .Could not start gRPC server.: check its addresses"):
+        distribution.get_strategy("auto")
 
 
 def test_one_device_needs_no_strategy(monkeypatch):

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
+from tiny_imagenet.errors import UserError
 from training import summaries
 
 TAGS = {
@@ -146,7 +147,7 @@ def test_metrics_forgets_a_validation_that_is_to_be_done_again(tmp_path):
 def test_damaged_metrics(tmp_path, content):
     path = tmp_path / "metrics.csv"
     path.write_text(content)
-    with pytest.raises(ValueError, match="metrics.csv is damaged"):
+    with pytest.raises(UserError, match="metrics.csv is damaged"):
         summaries.Metrics(path, 20)
     assert path.read_text() == content
 

@@ -1,0 +1,54 @@
+"""A file is replaced in one step, or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from training.files import replace_file
+
+
+def test_replaces(tmp_path):
+    path = tmp_path / "model.keras"
+    for content in ("first", "second"):
+        with replace_file(path) as partial:
+            assert (partial.parent, partial.suffix) == (tmp_path, ".keras")
+            partial.write_text(content)
+        assert path.read_text() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+def test_keeps_the_old_file_if_the_new_one_cannot_be_written(tmp_path, error):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+    with pytest.raises(type(error)), replace_file(path) as partial:
+        partial.write_text("ne")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_partial_event_file_is_not_one_of_the_events(tmp_path):
+    path = tmp_path / "events.out.tfevents.1.host.2.0.v2"
+    path.write_text("old")
+    with replace_file(path) as partial:
+        partial.write_text("new")
+        assert list(tmp_path.glob("events.out.tfevents.*")) == [path]
+
+
+def test_keeps_the_old_file_if_the_process_is_killed(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+    code = "import os, pathlib, signal, sys\nsys.path.insert(0, sys.argv[1])\nfrom files import replace_file\n"
+    code += "with replace_file(pathlib.Path(sys.argv[2])) as partial:\n"
+    code += "    partial.write_text('ne')\n    os.kill(os.getpid(), signal.SIGKILL)"
+    folder = os.path.dirname(sys.modules[replace_file.__module__].__file__)
+    assert subprocess.run([sys.executable, "-c", code, folder, path]).returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    with replace_file(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,27 @@
+"""Writes files so that a crash never leaves half of one."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def replace_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Replaces a file by what the `with` block writes to the yielded path, in one step.
+
+    If the block raises an error, or the process or the machine dies, `path` is left as it was. The yielded path is
+    beside `path` and has the same suffix.
+
+    Raises:
+      OSError: if the file cannot be written.
+    """
+    partial = path.with_name(f"partial.{path.name}")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
