@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import flags
 from reporting import paper, runs
+from tiny_imagenet.errors import UserError
 from training import summaries
 
 PLAIN = {"split": "validation", "images": 10000, "top_1": 0.2, "top_5": 0.4, "ten_crop": False, "snapshots": 1}
@@ -66,7 +67,7 @@ def test_only_the_columns_that_are_used_are_needed(write_run, more):
 def test_damaged_files_are_named(write_run, file, content):
     path = write_run() / file
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=f"{path} (is damaged|names no model)"):
+    with pytest.raises(UserError, match=f"{path} (is damaged|names no model)"):
         runs.find_runs([str(path.parent)])
 
 
