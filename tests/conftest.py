@@ -20,6 +20,7 @@ import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import flags  # noqa: E402
+import small  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -74,10 +75,11 @@ def run_scripts(run_script):
 def run_main():
     """Runs a program's main in this process, which has imported TensorFlow: its returncode, stdout and stderr.
 
-    It leaves the flags, the dtype policy and the signal handlers as they were.
+    With `terminal`, a text file, the program's output goes there. The flags, the dtype policy and the signal handlers
+    are left as they were.
     """
 
-    def run(script, *arguments):
+    def run(script, *arguments, terminal=None):
         name = script.removesuffix(".py")
         main = importlib.import_module(name).main
         others, policy = set(flags.FLAGS), keras.config.dtype_policy()
@@ -87,7 +89,7 @@ def run_main():
         argv = [script, *map(str, arguments)]
         stdout, stderr = io.StringIO(), io.StringIO()
         try:
-            with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            with contextlib.redirect_stdout(terminal or stdout), contextlib.redirect_stderr(terminal or stderr):
                 flags.run(main, argv)
         except SystemExit as exit:
             returncode = exit.code or 0
@@ -114,10 +116,21 @@ def synthetic_data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def small_data_dir(tmp_path_factory):
+    """A --data_dir in which the --dataset=synthetic of tests/small.py has been prepared."""
+    from tiny_imagenet import input_pipeline
+
+    path = tmp_path_factory.mktemp("small_data")
+    with small.registered():
+        input_pipeline.load("synthetic", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
 def synthetic_flags(synthetic_data_dir):
     """The flags of `synthetic_run`, but for --run_dir."""
     flags = "--model=baseline --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=400 --log_every=1"
-    flags += " --precision=float32"
+    flags += " --precision=float32"  # The default depends on the machine.
     return [*flags.split(), f"--data_dir={synthetic_data_dir}"]
 
 

@@ -36,8 +36,11 @@ def two_cycles(tmp_path_factory, synthetic_run):
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory, run_scripts, synthetic_run, two_cycles, data_flags):
-    """Of each way to evaluate the run: its evaluation.json, its predictions' lines and its standard output."""
+def evaluated(tmp_path_factory, run_main, run_script, synthetic_run, two_cycles, data_flags):
+    """Of each way to evaluate the run: its evaluation.json, its predictions' lines and its standard output.
+
+    The first is a process of its own, to see what a user sees on standard error.
+    """
     folder = tmp_path_factory.mktemp("evaluated")
     ways = {
         "run": ["--run_dir={}"],
@@ -47,7 +50,7 @@ def evaluated(tmp_path_factory, run_scripts, synthetic_run, two_cycles, data_fla
         "snapshots_ten_crop": ["--run_dir={}", "--snapshots=2", "--ten_crop"],
         "test": ["--run_dir={}", "--split=test"],
     }
-    commands = []
+    evaluated = {}
     for name, flags in ways.items():
         # evaluation.json is written beside the weights: each way has a folder of its own.
         (folder / name).mkdir()
@@ -55,9 +58,8 @@ def evaluated(tmp_path_factory, run_scripts, synthetic_run, two_cycles, data_fla
             run = two_cycles[0] if "snapshots" in name and part == "checkpoints" else synthetic_run
             (folder / name / part).symlink_to(run / part)
         flags = [flag.format(folder / name) for flag in flags]
-        commands.append(["evaluate.py", *data_flags, *flags, f"--predictions={folder / name / 'predictions.txt'}"])
-    evaluated = {}
-    for name, result in zip(ways, run_scripts(commands), strict=True):
+        predictions = f"--predictions={folder / name / 'predictions.txt'}"
+        result = (run_main if evaluated else run_script)("evaluate.py", *data_flags, *flags, predictions)
         assert (result.returncode, result.stderr) == (0, ""), name
         path = folder / name / "evaluation.json"
         scores = json.loads(path.read_text()) if path.exists() else None
@@ -152,21 +154,19 @@ def test_predictions_of_the_test_images(evaluated, synthetic_run, synthetic_data
     assert sum(different) <= TOLERATED
 
 
-def test_tflite_files_score_as_their_run_did(tmp_path, run_script, run_scripts, synthetic_run, data_flags):
+def test_tflite_files_score_as_their_run_did(tmp_path, run_main, synthetic_run, data_flags):
     """To rounding in float32; in 8 bits to a few images, and in a quarter of the bytes."""
     (tmp_path / "config.json").symlink_to(synthetic_run / "config.json")
     (tmp_path / "checkpoints").symlink_to(synthetic_run / "checkpoints")
     export = ["--model=baseline", "--export_only", "--tflite", f"--run_dir={tmp_path}"]
-    exported = run_script("train.py", *data_flags, *export)
+    exported = run_main("train.py", *data_flags, *export)
     assert (exported.returncode, exported.stderr) == (0, "")
     assert not list(tmp_path.glob("*.partial"))
-    names = ("model", "model_int8")
-    files = [f"--tflite={tmp_path / name}.tflite" for name in names]
     flags = [*data_flags, "--dataset=synthetic", "--batch_size=99"]
-    results = run_scripts([["evaluate.py", *flags, file] for file in files])
     trained = json.loads((synthetic_run / "evaluation.json").read_text())
     sizes = []
-    for name, result in zip(names, results, strict=True):
+    for name in ("model", "model_int8"):
+        result = run_main("evaluate.py", *flags, f"--tflite={tmp_path / name}.tflite")
         assert (result.returncode, result.stderr) == (0, ""), name
         scores = json.loads((tmp_path / f"evaluation_{name}.json").read_text())
         sizes.append(scores["bytes"])
@@ -180,7 +180,7 @@ def test_tflite_files_score_as_their_run_did(tmp_path, run_script, run_scripts, 
     assert sizes[1] < 0.26 * sizes[0]
 
 
-def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, data_flags):
+def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags):
     (tmp_path / "empty").mkdir()
     (tmp_path / "no_checkpoint").mkdir()
     config = {"model": "baseline", "dataset": "synthetic"}
@@ -202,8 +202,8 @@ def test_refusals(tmp_path, run_scripts, assert_one_line, synthetic_run, data_fl
         (1, [f"--run_dir={synthetic_run}", "--snapshots=2"], ["holds the end of 1 cycle", "--snapshots=2"]),
         (2, [f"--saved_model={tmp_path / 'empty'}", "--ten_crop"], ["evaluate.py: ", "--run_dir"]),
     ]
-    results = run_scripts([["evaluate.py", *data_flags, *flags] for _, flags, _ in mistakes])
-    for result, (status, _, words) in zip(results, mistakes, strict=True):
+    for status, flags, words in mistakes:
+        result = run_main("evaluate.py", *data_flags, *flags)
         assert_one_line(result, status, *words)
         assert result.stdout == ""
     assert list((tmp_path / "empty").iterdir()) == [] and not (tmp_path / "nosuch").exists()

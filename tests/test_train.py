@@ -1,8 +1,9 @@
-"""Trains as a user does: train.py as a process, stopped, killed and started again."""
+"""Trains as a user does: runs of train.py, finished, stopped, killed and started again."""
 
 import csv
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -14,17 +15,19 @@ import time
 import keras
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 import models
-from training import checkpoints
+from training import checkpoints, evaluation, summaries
 from training.checkpoints import Checkpoints
 from training.step import Trainer
 
-STEPS = 160
-LEARNABLE = "--model=baseline --dataset=synthetic --batch_size=50 --num_epochs=2 --num_cycles=3 --log_every=4"
-LEARNABLE += " --learning_rate=0.05 --momentum=0.9"
+EPOCHS, STEPS = 25, 200
+SMALL = f"--model=small --dataset=synthetic --batch_size=50 --num_epochs={EPOCHS} --num_cycles=3 --log_every=4"
+SMALL += " --learning_rate=0.03 --precision=float32"
+ON_GPU = bool(tf.config.list_physical_devices("GPU"))  # Whose kernels do not repeat a run to the bit.
 
 
 def rows(run_dir):
@@ -57,17 +60,27 @@ def files(run_dir):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in run_dir.rglob("*") if path.is_file()}
 
 
+def assert_same_metrics(one, other):
+    if ON_GPU:
+        assert [row[:2] for row in map(str.split, one.open())] == [row[:2] for row in map(str.split, other.open())]
+    else:
+        assert one.read_bytes() == other.read_bytes()
+
+
 def train_until(start_script, flags, step, signum):
-    """Sends a signal when a run tells of a step, a kill a little later; returns its returncode, stdout and stderr."""
-    process = start_script("train.py", *flags)
+    """Starts tests/small.py, and sends it a signal once it reports a step, a kill up to 0.2 s later.
+
+    Returns its returncode, stdout and stderr.
+    """
+    process = start_script("tests/small.py", *flags)
     limit = threading.Timer(300, process.kill)
     limit.start()
     with process:
         lines, sent = [], False
         for line in process.stdout:
             lines.append(line)
-            told = re.search(r" step (\d+)/", line)
-            if told and int(told[1]) >= step and not sent:
+            reported = re.search(r"\bstep (\d+)/", line)
+            if reported and int(reported[1]) >= step and not sent:
                 if signum == signal.SIGKILL:
                     time.sleep(random.uniform(0, 0.2))
                 process.send_signal(signum)
@@ -78,32 +91,42 @@ def train_until(start_script, flags, step, signum):
 
 
 @pytest.fixture(scope="module")
-def learnable_flags(synthetic_data_dir):
-    return [*LEARNABLE.split(), f"--data_dir={synthetic_data_dir}"]
+def small_flags(small_data_dir):
+    return [*SMALL.split(), f"--data_dir={small_data_dir}"]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, run_script, learnable_flags):
+def run_small(run_main):
+    """Runs tests/small.py in this process."""
+
+    def run(*flags):
+        with small.registered():
+            return run_main("train.py", *flags)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, run_small, small_flags):
     """A run long enough to learn something."""
     path = tmp_path_factory.mktemp("uninterrupted")
-    result = run_script("train.py", *learnable_flags, f"--run_dir={path}")
-    assert result.returncode == 0, result.stderr
+    result = run_small(*small_flags, f"--run_dir={path}")
+    assert (result.returncode, result.stderr) == (0, "")
     return path
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory, start_script, run_script, learnable_flags):
-    """The same run, three times killed, once asked to stop, then left alone: its directory and each start's outcome.
+def interrupted(tmp_path_factory, start_script, run_small, small_flags):
+    """The same run, twice killed, once asked to stop, then left alone: its directory and each start's outcome.
 
-    A kill falls at a random moment; of the steps since the newest checkpoint the files that it leaves know more.
+    A kill comes at a random moment. By then the run has written more than its last checkpoint knows of.
     """
     path = tmp_path_factory.mktemp("interrupted")
-    outcomes = []
-    steps = [random.randrange(1, 4) * 8, random.randrange(5, 9) * 8, 92]
-    flags = [*learnable_flags, f"--run_dir={path}", "--checkpoint_minutes=0.01"]
-    for step, signum in [*((step, signal.SIGKILL) for step in steps), (120, signal.SIGTERM)]:
-        outcomes.append(train_until(start_script, flags, step, signum))
-    last = run_script("train.py", *learnable_flags, f"--run_dir={path}")
+    flags = [*small_flags, f"--run_dir={path}"]
+    first, second = random.randrange(4, 32, 4), random.randrange(60, 100, 4)
+    signals = [(first, signal.SIGKILL), (second, signal.SIGKILL), (120, signal.SIGTERM)]
+    outcomes = [train_until(start_script, flags, *each) for each in signals]
+    last = run_small(*flags)
     return path, [*outcomes, (last.returncode, last.stdout, last.stderr)]
 
 
@@ -154,36 +177,34 @@ def test_metrics(synthetic_run):
 def test_cycles_need_not_be_whole_steps(uninterrupted):
     train, validation = rows(uninterrupted)
     assert [int(row["step"]) for row in train] == list(range(4, STEPS + 1, 4))
-    assert [(row["step"], row["epoch"]) for row in validation] == [("80", "1"), ("160", "2")]
+    assert [(int(row["step"]), int(row["epoch"])) for row in validation] == [(8 * n, n) for n in range(1, EPOCHS + 1)]
     for row in train:
-        assert row["epoch"] == ("1" if int(row["step"]) <= 80 else "2")
-        rate = cosine(int(row["step"]), 0.05, STEPS / 3)
+        assert int(row["epoch"]) == math.ceil(int(row["step"]) / 8)
+        rate = cosine(int(row["step"]), 0.03, STEPS / 3)
         assert float(row["learning_rate"]) == pytest.approx(rate, rel=1e-5, abs=1e-9)
     cycles = sorted((uninterrupted / "checkpoints/cycles").glob("cycle-*.index"))
     assert [path.name for path in cycles] == ["cycle-1.index", "cycle-2.index", "cycle-3.index"]
 
 
 def test_learns(uninterrupted):
-    """Chance is a top-1 of 0.5% and a top-5 of 2.5%."""
-    evaluation = json.loads((uninterrupted / "evaluation.json").read_text())
-    assert evaluation["top_1"] > 0.03
-    assert evaluation["top_5"] > 0.12
+    """Without momentum, or at a tenth of the learning rate, it reaches 73% and 0.65; with shuffled labels, 13%."""
+    assert json.loads((uninterrupted / "evaluation.json").read_text())["top_1"] > 0.85
     train, _ = rows(uninterrupted)
-    assert float(train[-1]["cross_entropy"]) < float(train[0]["cross_entropy"]) - 0.5
+    assert np.mean([float(row["cross_entropy"]) for row in train[-2:]]) < 0.3
 
 
 def test_stops_and_goes_on(interrupted):
-    path, (*killed, (stopped, told, error), (ended, resumed, _)) = interrupted
-    assert [status for status, *_ in killed] == 3 * [-signal.SIGKILL]
+    path, (*killed, (stopped, output, error), (ended, resumed, _)) = interrupted
+    assert [status for status, *_ in killed] == 2 * [-signal.SIGKILL]
     assert stopped == 128 + signal.SIGTERM
     assert error == ""
-    step = int(re.search(r"stopped after step (\d+)", told)[1])
+    step = int(re.search(r"stopped after step (\d+)", output)[1])
     assert 120 <= step < STEPS
     assert f"\n{step} of {STEPS} steps done" in resumed
     assert ended == 0
     train, validation = rows(path)
     assert [int(row["step"]) for row in train] == list(range(4, STEPS + 1, 4))
-    assert [row["step"] for row in validation] == ["80", "160"]
+    assert [int(row["step"]) for row in validation] == list(range(8, STEPS + 1, 8))
 
 
 def test_interrupted_run_has_every_event_once(uninterrupted, interrupted):
@@ -193,58 +214,91 @@ def test_interrupted_run_has_every_event_once(uninterrupted, interrupted):
     assert events(path) == expected
 
 
-def test_stops_in_an_epochs_validation(tmp_path, start_script, run_script, learnable_flags, uninterrupted):
-    """Which is then done again."""
-    with start_script("train.py", *learnable_flags, f"--run_dir={tmp_path}") as process:
-        limit = threading.Timer(300, process.kill)
-        limit.start()
-        while not (tmp_path / "checkpoints/ckpt-80.index").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.terminate()
-        output, error = process.communicate()
-        limit.cancel()
-    assert (process.returncode, error) == (128 + signal.SIGTERM, "")
-    assert "stopped after step 8" in output
-    result = run_script("train.py", *learnable_flags, f"--run_dir={tmp_path}")
+def test_stops_in_an_epochs_validation(tmp_path, monkeypatch, run_small, small_flags, uninterrupted):
+    """The resumed run repeats that validation."""
+    score = evaluation.score
+    scored = []
+
+    def interrupt(*args, **kwargs):
+        scored.append(args)
+        if len(scored) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return score(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "score", interrupt)
+    result = run_small(*small_flags, f"--run_dir={tmp_path}")
+    assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, "")
+    assert "stopped after step 24" in result.stdout
+    assert len(rows(tmp_path)[1]) == 2
+    result = run_small(*small_flags, f"--run_dir={tmp_path}")
     assert (result.returncode, result.stderr) == (0, "")
-    assert (tmp_path / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
+    assert_same_metrics(tmp_path / "metrics.csv", uninterrupted / "metrics.csv")
     assert events(tmp_path) == events(uninterrupted)
+
+
+def test_run_in_16_bits(tmp_path, run_small, small_flags):
+    flags = [*small_flags, f"--run_dir={tmp_path}", "--precision=mixed_bfloat16", "--num_epochs=1"]
+    result = run_small(*flags)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "mixed_bfloat16" in result.stdout
+    assert json.loads((tmp_path / "config.json").read_text())["precision"] == "mixed_bfloat16"
+    train, _ = rows(tmp_path)
+    assert math.log(10) - 1 < float(train[-1]["cross_entropy"]) < math.log(10)
+    exported = keras.saving.load_model(tmp_path / "model.keras")
+    assert {layer.dtype_policy.name for layer in exported.layers} == {"float32"}
+
+
+def test_float16_has_its_loss_scale_in_tensorboard(tmp_path, monkeypatch, run_small, small_flags):
+    """It is stopped after two steps: a CPU emulates float16."""
+    append = summaries.Metrics.append
+
+    def stop(self, **row):
+        append(self, **row)
+        if row["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(summaries.Metrics, "append", stop)
+    flags = ["--precision=mixed_float16", "--batch_size=4", "--log_every=1"]
+    result = run_small(*small_flags, *flags, f"--run_dir={tmp_path}")
+    assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, "")
+    expected = {("train", step, tag) for step in (1, 2) for tag in ("loss", "loss_scale", "skipped_steps")}
+    assert expected <= set(events(tmp_path))
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, with room for one checkpoint of the baseline; and a function to give it more."""
+    """A file system with room for two checkpoints of the small network; and a function to give it more."""
     path = tmp_path / "disk"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o"]
-    if subprocess.run([*mount, "size=80m", "tmpfs", path], capture_output=True).returncode:
+    if subprocess.run([*mount, "size=1500k", "tmpfs", path], capture_output=True).returncode:
         pytest.skip("may not mount a file system")
     yield path, lambda: subprocess.run([*mount, "remount,size=600m", "tmpfs", path], check=True)
     subprocess.run(["umount", path], check=True)
 
 
-def test_full_disk(small_disk, run_script, assert_one_line, synthetic_flags, synthetic_run):
+def test_full_disk(small_disk, run_script, run_small, assert_one_line, small_flags, uninterrupted):
     disk, enlarge = small_disk
-    flags = [*synthetic_flags, f"--run_dir={disk / 'run'}", "--checkpoint_minutes=0"]
-    result = run_script("train.py", *flags)
+    flags = [*small_flags, f"--run_dir={disk / 'run'}"]
+    result = run_script("tests/small.py", *flags, "--checkpoint_minutes=0")
     assert_one_line(result, 1, "No space left on device", str(disk), "start the same command again")
-    assert [path.stem for path in (disk / "run/checkpoints").glob("*.index")] == ["ckpt-1"]
+    steps = sorted(int(path.stem.removeprefix("ckpt-")) for path in (disk / "run/checkpoints").glob("*.index"))
+    assert 1 <= len(steps) <= 2
     enlarge()
-    result = run_script("train.py", *flags)
+    result = run_small(*flags)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "\n1 of 10 steps done" in result.stdout
-    assert (disk / "run/metrics.csv").read_bytes() == (synthetic_run / "metrics.csv").read_bytes()
+    assert f"\n{steps[-1]} of {STEPS} steps done" in result.stdout
+    assert_same_metrics(disk / "run/metrics.csv", uninterrupted / "metrics.csv")
     assert not list((disk / "run/checkpoints").glob("*_temp*"))
 
 
 def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
-    if tf.config.list_physical_devices("GPU"):
+    if ON_GPU:
         pytest.skip("only a CPU promises it")
     path, _ = interrupted
     name = f"checkpoints/ckpt-{STEPS}"
     expected = variables(uninterrupted / name)
-    assert sum(key.startswith("optimizer/") for key in expected) >= 6  # Each weight's momentum.
+    assert sum(key.startswith("optimizer/") for key in expected) >= 12  # Each weight's momentum.
     assert_same_bits(variables(path / name), expected)
     for cycle in (1, 2, 3):
         name = f"checkpoints/cycles/cycle-{cycle}"
@@ -255,13 +309,13 @@ def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
 
 @pytest.mark.parametrize(
     "name, precision",
-    [*((name, "float32") for name in ("baseline", "alexnet", "googlenet", "resnet20")), ("baseline", "mixed_float16")],
+    [*((name, "float32") for name in ("baseline", "alexnet", "googlenet", "resnet20")), ("small", "mixed_float16")],
 )
 def test_every_network_goes_on_as_if_never_interrupted(tmp_path, name, precision):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 2, 56, 56, 3)).astype(np.uint8)
     which = rng.integers(0, 10, (4, 2)).astype(np.int32)
-    labels = rng.integers(0, 200, (4, 2))
+    labels = rng.integers(0, 10, (4, 2))
     mean_image = rng.uniform(100, 150, (64, 64, 3)).astype(np.float32)
 
     def build():
@@ -269,7 +323,8 @@ def test_every_network_goes_on_as_if_never_interrupted(tmp_path, name, precision
         keras.config.set_dtype_policy(precision)
         settings = {"learning_rate": 0.01, "cycle_steps": 2.5, "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 10.0}
         try:
-            return Trainer(models.build(name, training=True), mean_image, **settings)
+            with small.registered():
+                return Trainer(models.build(name, training=True), mean_image, **settings)
         finally:
             keras.config.set_dtype_policy("float32")
 
@@ -277,21 +332,17 @@ def test_every_network_goes_on_as_if_never_interrupted(tmp_path, name, precision
         for step in steps:
             trainer.train_step(images[step], which[step], labels[step])
 
-    tf.config.run_functions_eagerly(True)
-    try:
-        with tf.device("CPU"):
-            straight, again = build(), build()
-            if precision == "mixed_float16":
-                straight.optimizer.dynamic_scale.assign(2.0**11)
-            train(straight, range(2))
-            Checkpoints(tmp_path, straight).save()
-            resumed = Checkpoints(tmp_path, again)
-            resumed.restore(tmp_path)
-            assert int(again.step) == resumed.step == 2
-            train(straight, range(2, 4))
-            train(again, range(2, 4))
-    finally:
-        tf.config.run_functions_eagerly(False)
+    with tf.device("CPU"):
+        straight, again = build(), build()
+        if precision == "mixed_float16":
+            straight.optimizer.dynamic_scale.assign(2.0**11)
+        train(straight, range(2))
+        Checkpoints(tmp_path, straight).save()
+        resumed = Checkpoints(tmp_path, again)
+        resumed.restore(tmp_path)
+        assert int(again.step) == resumed.step == 2
+        train(straight, range(2, 4))
+        train(again, range(2, 4))
     Checkpoints(tmp_path / "straight", straight).save()
     resumed.save()
     expected = variables(tmp_path / "straight/checkpoints/ckpt-4")
@@ -302,42 +353,22 @@ def test_every_network_goes_on_as_if_never_interrupted(tmp_path, name, precision
     assert float(again.loss_scale) == (2.0**11 if precision == "mixed_float16" else 1.0)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "googlenet", "resnet20"])
-def test_every_network_is_killed_and_goes_on_the_same_to_the_bit(tmp_path, start_script, synthetic_data_dir, name):
-    """As the weights at the end of a cycle say, and the losses and norms in metrics.csv, to their last bit."""
-    if tf.config.list_physical_devices("GPU"):
-        pytest.skip("only a CPU promises it")
-    flags = f"--model={name} --dataset=synthetic --batch_size=8 --num_epochs=1 --num_cycles=60 --log_every=1"
-    flags = [*flags.split(), "--checkpoint_minutes=0", f"--data_dir={synthetic_data_dir}"]
-    killed, straight = ([*flags, f"--run_dir={tmp_path / run}"] for run in ("killed", "straight"))
-    for step in random.randrange(1, 4), random.randrange(4, 7):
-        status, _, error = train_until(start_script, killed, step, signal.SIGKILL)
-        assert (status, error) == (-signal.SIGKILL, "")
-    for flags in killed, straight:
-        status, _, error = train_until(start_script, flags, 10, signal.SIGTERM)
-        assert (status, error) == (128 + signal.SIGTERM, "")
-    expected = (tmp_path / "straight/metrics.csv").read_text().splitlines()[:11]
-    assert len(expected) == 11
-    assert (tmp_path / "killed/metrics.csv").read_text().splitlines()[:11] == expected
-    at_cycles_end = "checkpoints/cycles/cycle-1"  # After the ninth step.
-    assert_same_bits(variables(tmp_path / "killed" / at_cycles_end), variables(tmp_path / "straight" / at_cycles_end))
-
-
-def test_refusals(tmp_path, run_script, run_scripts, assert_one_line, synthetic_run, synthetic_flags):
+def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, synthetic_flags):
     flags = ["train.py", *synthetic_flags]
     kept = files(synthetic_run)
-    results = run_scripts(
-        [
+    results = [
+        run_main(*command)
+        for command in (
             [*flags, f"--run_dir={synthetic_run}", "--learning_rate=0.2", "--seed=1"],
             [*flags, f"--run_dir={synthetic_run}", "--noresume"],
             [*flags, f"--run_dir={tmp_path / 'untrained'}", "--export_only"],
             [*flags, f"--run_dir={tmp_path / 'diverged'}", "--learning_rate=1e30"],
             [*flags, f"--run_dir={tmp_path / 'large'}", "--batch_size=4001"],
             [*flags, f"--run_dir={tmp_path / 'short'}", "--num_cycles=11"],
-        ]
-    )
+        )
+    ]
     with checkpoints.lock(tmp_path / "taken"):
-        taken = run_script(*flags, f"--run_dir={tmp_path / 'taken'}")
+        taken = run_main(*flags, f"--run_dir={tmp_path / 'taken'}")
     assert_one_line(taken, 1, "another process is writing to", "taken", "another --run_dir")
     another, noresume, untrained, diverged, large, short = results
     assert_one_line(another, 1, str(synthetic_run), "learning_rate 0.1, not 0.2", "seed 0, not 1", "another --run_dir")
@@ -351,14 +382,15 @@ def test_refusals(tmp_path, run_script, run_scripts, assert_one_line, synthetic_
     assert_one_line(short, 1, "--num_cycles=11", "10 steps")
 
 
-def test_finished_run_is_exported_again(tmp_path, run_scripts, synthetic_run, synthetic_flags):
+def test_finished_run_is_exported_again(tmp_path, run_main, synthetic_run, synthetic_flags):
     """By --export_only, and by the run's own command, which evaluates again too; neither trains."""
     paths = tmp_path / "export_only", tmp_path / "same_command"
     for path in paths:
         shutil.copytree(synthetic_run, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
     commands = [["train.py", *synthetic_flags, f"--run_dir={path}"] for path in paths]
     commands[0] += ["--export_only", "--batch_size=64"]  # Of the flags it takes no more than where the run is.
-    for result in run_scripts(commands):
+    for command in commands:
+        result = run_main(*command)
         assert (result.returncode, result.stderr) == (0, "")
         assert "exporting to" in result.stdout
     expected = keras.saving.load_model(synthetic_run / "model.keras").get_weights()

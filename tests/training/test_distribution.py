@@ -14,113 +14,164 @@ import tensorflow as tf
 from tiny_imagenet.errors import UserError
 from training import distribution
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-NO_GPU = {"PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "-1"}
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+NO_GPU = {"PYTHONPATH": str(TESTS.parent), "CUDA_VISIBLE_DEVICES": "-1"}
 STEPS = 20
-FLAGS = "--model=baseline --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=200 --log_every=1"
-FLAGS += " --learning_rate=0.01"  # At 0.1 the first steps enlarge a difference of rounding a thousandfold.
+FLAGS = "--model=small_without_dropout --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=20 --log_every=1"
+FLAGS += " --learning_rate=0.01 --precision=float32"  # At 0.1 the first steps enlarge a difference of rounding.
 
-# A few steps of a small network with batch normalisation, a float16 step that overflows among them.
-SMALL = """
-import sys
+# On two devices and on one: a few steps of a network with batch normalization, a float16 step that overflows among
+# them; and the masks of dropout.
+DEVICES = """
 import training
 import json
-import pathlib
 import keras, numpy as np, tensorflow as tf
 from training import distribution
 from training.step import Trainer
 
-devices, precision, sync_batch_norm = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
-strategy = distribution.get_strategy("mirrored")
-assert strategy.num_replicas_in_sync == devices
-keras.utils.set_random_seed(0)
-keras.config.set_dtype_policy(precision)
-with strategy.scope():
-    inputs = keras.Input((56, 56, 3))
-    x = keras.layers.Conv2D(8, 5, strides=4, use_bias=False)(inputs)
-    x = keras.layers.BatchNormalization(momentum=0.5)(x)
-    x = keras.layers.ReLU()(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(inputs, keras.layers.Dense(4, dtype="float32")(x))
-    trainer = Trainer(model, np.full((64, 64, 3), 120, np.float32), learning_rate=0.1, cycle_steps=50.0,
-                      momentum=0.9, weight_decay=1e-2, clip_norm=0.5, sync_batch_norm=sync_batch_norm)
-    if precision == "mixed_float16":
-        trainer.optimizer.dynamic_scale.assign(2.0**24)
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+STRATEGIES = {1: distribution.get_strategy("none"), 2: distribution.get_strategy("mirrored")}
+SETTINGS = {"learning_rate": 0.1, "cycle_steps": 50.0, "momentum": 0.9, "weight_decay": 1e-2, "clip_norm": 0.5}
+MEAN = np.full((64, 64, 3), 120, np.float32)
 
-rng = np.random.default_rng(0)
-losses, norms = [], []
-for step in range(20):
-    labels = rng.integers(0, 4, 8)
-    images = rng.integers(0, 60 + 60 * labels[:, None, None, None], (8, 56, 56, 3)).astype(np.uint8)
-    which = rng.integers(0, 10, 8).astype(np.int32)
-    def parts(values):
-        size = 8 // devices
-        return strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(values[size * context.replica_id_in_sync_group :][:size]))
-    trainer.train_step(parts(images), parts(which), parts(labels))
-    means = trainer.means()
-    trainer.reset_means()
-    losses.append(means["loss"])
-    norms.append(means["global_norm"])
-for weight in model.weights:
-    first, *others = strategy.experimental_local_results(weight.value)
-    assert all(np.array_equal(first, other) for other in others), weight.path
-weights = [value for weight in model.weights for value in weight.numpy().ravel().tolist()]
-print(json.dumps({"loss": losses, "norm": norms, "weights": weights, "skipped": int(trainer.skipped.numpy())}))
+
+def steps(trainer, strategy, numbers):
+    '''Trains by a batch of eight for each number.'''
+    for number in numbers:
+        rng = np.random.default_rng(number)
+        labels = rng.integers(0, 4, 8)
+        images = rng.integers(0, 60 + 60 * labels[:, None, None, None], (8, 56, 56, 3)).astype(np.uint8)
+        which = rng.integers(0, 10, 8).astype(np.int32)
+        size = 8 // strategy.num_replicas_in_sync
+        trainer.train_step(*(
+            strategy.experimental_distribute_values_from_function(
+                lambda context: tf.constant(values[size * context.replica_id_in_sync_group :][:size]))
+            for values in (images, which, labels)))
+        yield
+
+
+def train(devices, precision="float32", sync_batch_norm=True):
+    strategy = STRATEGIES[devices]
+    assert strategy.num_replicas_in_sync == devices
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(precision)
+    with strategy.scope():
+        inputs = keras.Input((56, 56, 3))
+        x = keras.layers.Conv2D(8, 5, strides=4, use_bias=False)(inputs)
+        x = keras.layers.BatchNormalization(momentum=0.5)(x)
+        x = keras.layers.ReLU()(x)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        model = keras.Model(inputs, keras.layers.Dense(4, dtype="float32")(x))
+        trainer = Trainer(model, MEAN, sync_batch_norm=sync_batch_norm, **SETTINGS)
+        if precision == "mixed_float16":
+            trainer.optimizer.dynamic_scale.assign(2.0**24)
+    losses, norms = [], []
+    for _ in steps(trainer, strategy, range(20)):
+        means = trainer.means()
+        trainer.reset_means()
+        losses.append(means["loss"])
+        norms.append(means["global_norm"])
+    for weight in model.weights:
+        first, *others = strategy.experimental_local_results(weight.value)
+        assert all(np.array_equal(first, other) for other in others), weight.path
+    weights = [value for weight in model.weights for value in weight.numpy().ravel().tolist()]
+    return {"loss": losses, "norm": norms, "weights": weights, "skipped": int(trainer.skipped.numpy())}
+
+
+def masks(devices, seed, first, last):
+    '''What dropout keeps in each step from first to last, on each device.'''
+    strategy = STRATEGIES[devices]
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy("float32")
+    with strategy.scope():
+        on_read = tf.VariableSynchronization.ON_READ
+        kept = tf.Variable(tf.zeros(32), trainable=False, synchronization=on_read,
+                           aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+
+        class Observed(keras.layers.Dropout):
+            def call(self, inputs, training=None):
+                outputs = super().call(inputs, training=training)
+                kept.assign(tf.cast(outputs[0] != 0, tf.float32))
+                return outputs
+
+        inputs = keras.Input((56, 56, 3))
+        x = keras.layers.GlobalAveragePooling2D()(inputs)
+        x = keras.layers.Dense(32, kernel_initializer="zeros", bias_initializer="ones")(x)
+        model = keras.Model(inputs, keras.layers.Dense(4)(Observed(0.5)(x)))
+        trainer = Trainer(model, MEAN, **SETTINGS | {"learning_rate": 1e-9})
+        trainer.step.assign(first)
+    found = []
+    for _ in steps(trainer, strategy, range(first, last)):
+        found.append(["".join(str(int(value)) for value in each.numpy())
+                      for each in strategy.experimental_local_results(kept)])
+    return found
+
+
+print(json.dumps({
+    "one": train(1),
+    "two": train(2),
+    "not synchronized": train(2, sync_batch_norm=False),
+    "float16": train(2, "mixed_float16"),
+    "masks": masks(2, 0, 0, 4),
+    "resumed": masks(2, 0, 2, 4),
+    "another seed": masks(2, 1, 0, 4),
+    "masks of one": masks(1, 0, 0, 4),
+}))
 """
 
-# train.py on a machine with two devices.
+# tests/small.py on a machine with two devices.
 TWO_DEVICES = """
-import runpy
+import runpy, sys
 import training
 import tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-runpy.run_module("train", run_name="__main__")
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
 @pytest.fixture(scope="module")
 def on_devices(tmp_path_factory, run_script):
-    """Runs `SMALL` on so many devices."""
-    script = tmp_path_factory.mktemp("small") / "small.py"
-    script.write_text(SMALL)
-
-    def run(devices, precision="float32", sync_batch_norm=True):
-        result = run_script(script, devices, precision, sync_batch_norm, **NO_GPU)
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout.splitlines()[-1])
-
-    return run
+    """What `DEVICES` finds."""
+    script = tmp_path_factory.mktemp("devices") / "devices.py"
+    script.write_text(DEVICES)
+    result = run_script(script, **NO_GPU)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def one_device(on_devices):
-    return on_devices(1)
-
-
-def test_two_devices_train_as_one(one_device, on_devices):
-    two = on_devices(2)
-    assert min(one_device["norm"]) < 0.5 < max(one_device["norm"])  # So that some steps are clipped, and some are not.
+def test_two_devices_train_as_one(on_devices):
+    one, two = on_devices["one"], on_devices["two"]
+    assert min(one["norm"]) < 0.5 < max(one["norm"])  # So that some steps are clipped, and some are not.
     for name in ("loss", "norm", "weights"):
-        assert two[name] == pytest.approx(one_device[name], rel=1e-4, abs=1e-4)
+        assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-4)
 
 
-def test_batch_norm_of_each_device_alone_is_another_network(one_device, on_devices):
-    two = on_devices(2, sync_batch_norm=False)
-    assert two["loss"][0] != pytest.approx(one_device["loss"][0], abs=1e-4)
+def test_batch_norm_of_each_device_alone_is_another_network(on_devices):
+    two = on_devices["not synchronized"]
+    assert two["loss"][0] != pytest.approx(on_devices["one"]["loss"][0], abs=1e-4)
     assert two["loss"][-1] < two["loss"][0]
 
 
-def test_two_devices_skip_a_step_together_in_float16(one_device, on_devices):
-    two = on_devices(2, "mixed_float16")
+def test_two_devices_skip_a_step_together_in_float16(on_devices):
+    two = on_devices["float16"]
     losses = [loss for loss in two["loss"] if not math.isnan(loss)]  # A skipped step has none.
     assert 0 < two["skipped"] < 15
     assert len(losses) == 20 - two["skipped"]
     assert losses[-1] < losses[0] - 0.1
+
+
+def test_dropout_is_a_function_of_seed_step_and_device(on_devices):
+    """So a resumed run drops the same, and no two devices or steps do."""
+    masks = on_devices["masks"]
+    assert [len(step) for step in masks] == 4 * [2]
+    several = [mask for name in ("masks", "another seed") for step in on_devices[name] for mask in step]
+    assert len(set(several)) == 16
+    assert all(8 <= mask.count("1") <= 24 for mask in several)
+    assert on_devices["resumed"] == masks[2:]
+    assert len({mask for (mask,) in on_devices["masks of one"]}) == 4
 
 
 def losses(run_dir):
@@ -130,16 +181,22 @@ def losses(run_dir):
     return [float(row["loss"] or row["validation_loss"]) for row in rows]
 
 
+def assert_same(found, expected):
+    assert found[:-1] == pytest.approx(expected[:-1], abs=1e-4)
+    # Synchronized moving variances, Keras' own, are of the biased batch variance; the fused kernel's are unbiased.
+    assert found[-1] == pytest.approx(expected[-1], abs=2e-3)
+
+
 @pytest.fixture(scope="module")
-def flags(synthetic_data_dir):
-    return [*FLAGS.split(), f"--data_dir={synthetic_data_dir}"]
+def flags(small_data_dir):
+    return [*FLAGS.split(), f"--data_dir={small_data_dir}"]
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory, run_script, flags):
     """The losses of a run on one device."""
     run_dir = tmp_path_factory.mktemp("one") / "run"
-    result = run_script("train.py", *flags, f"--run_dir={run_dir}")
+    result = run_script("tests/small.py", *flags, f"--run_dir={run_dir}", **NO_GPU)
     assert result.returncode == 0, result.stderr
     return losses(run_dir)
 
@@ -148,9 +205,10 @@ def test_run_on_two_devices(tmp_path, run_script, flags, expected):
     script = tmp_path / "two_devices.py"
     script.write_text(TWO_DEVICES)
     run_dir = tmp_path / "run"
-    result = run_script(script, *flags, "--distribute=mirrored", f"--run_dir={run_dir}", **NO_GPU)
+    program = [script, TESTS / "small.py"]
+    result = run_script(*program, *flags, "--distribute=mirrored", f"--run_dir={run_dir}", **NO_GPU)
     assert result.returncode == 0, result.stderr
-    assert losses(run_dir) == pytest.approx(expected, abs=1e-4)
+    assert_same(losses(run_dir), expected)
     assert (run_dir / "saved_model/saved_model.pb").exists()
 
 
@@ -167,7 +225,7 @@ def workers(start_script):
         for each in sockets:
             each.close()
         tasks = [{"cluster": cluster, "task": {"type": "worker", "index": index}} for index in range(2)]
-        processes = [start_script("train.py", *flags, TF_CONFIG=json.dumps(task), **NO_GPU) for task in tasks]
+        processes = [start_script("tests/small.py", *flags, TF_CONFIG=json.dumps(task), **NO_GPU) for task in tasks]
         limits = [threading.Timer(300, process.kill) for process in processes]
         for limit in limits:
             limit.start()
@@ -191,7 +249,7 @@ def test_two_workers_train_as_one_though_one_is_lost(tmp_path, workers, flags, e
                 break
         _, error = chief.communicate()
     assert chief.returncode == 1
-    assert error.splitlines()[-1].startswith("train.py: another worker was lost: start all workers again"), error
+    assert error.splitlines()[-1].startswith("small.py: another worker was lost: start all workers again"), error
     assert "Traceback" not in error
 
     with workers(flags) as (chief, other):
@@ -202,7 +260,7 @@ def test_two_workers_train_as_one_though_one_is_lost(tmp_path, workers, flags, e
     done = int(output.split(f" of {STEPS} steps done")[0].split()[-1])
     assert 4 <= done < STEPS
     assert f"\n{done} of {STEPS} steps done" in other_output
-    assert losses(tmp_path) == pytest.approx(expected, abs=1e-4)
+    assert_same(losses(tmp_path), expected)
     assert (tmp_path / "saved_model/saved_model.pb").exists()
 
 

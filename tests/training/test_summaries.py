@@ -1,18 +1,24 @@
-"""What TensorBoard shows of a run, asked of TensorBoard itself; and metrics.csv's rows."""
+"""What TensorBoard shows of a run, asked of TensorBoard itself; metrics.csv's rows; and what a terminal shows."""
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 import urllib.request
 
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
@@ -175,3 +181,59 @@ def test_tensorboard_goes_on_after_the_last_step_that_was_saved(tmp_path):
     assert events(tmp_path / "validation") == [(10, "top_1"), (20, "top_1")]
     summaries.TensorBoard(tmp_path, 0).flush()
     assert events(tmp_path / "train") == []
+
+
+@contextlib.contextmanager
+def terminal(columns):
+    """A terminal of so many columns: the file to write to, and the list that what it shows is added to."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    shown = []
+
+    def read():
+        with contextlib.suppress(OSError):  # Linux' way to say that the other end is closed.
+            while data := os.read(ours, 4096):
+                shown.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(theirs, "w") as file:
+        yield file, shown
+    reader.join()
+    os.close(ours)
+
+
+@pytest.fixture
+def flags_of_40_steps(small_data_dir, tmp_path):
+    flags = "--model=small --dataset=synthetic --batch_size=50 --num_epochs=5 --num_cycles=1 --precision=float32"
+    return [*flags.split(), f"--data_dir={small_data_dir}", f"--run_dir={tmp_path / 'run'}"]
+
+
+def test_a_terminal_shows_progress_in_one_line(run_main, flags_of_40_steps, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    with terminal(60) as (file, shown), small.registered():
+        result = run_main("train.py", *flags_of_40_steps, "--log_every=1", terminal=file)
+    assert result.returncode == 0
+    text = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", b"".join(shown).decode())
+    drawn = []
+    for line in text.split("\n"):
+        *overwritten, stays = line.removesuffix("\r").split("\r")
+        drawn += filter(str.strip, overwritten)
+        assert "validation top-1" not in " ".join(overwritten)
+        if "validation top-1" in stays:
+            assert re.search(r"epoch \d", stays)
+    assert text.count("validation top-1") == 5
+    assert text.count("\n") < 20  # Of 40 steps.
+    assert len(drawn) >= 3 and len(set(drawn)) >= 3
+    assert max(map(len, drawn)) <= 60
+    assert all(re.search(r"\d+/40\b", line) for line in drawn), drawn
+
+
+def test_progress_without_a_terminal_is_plain_lines(run_main, flags_of_40_steps):
+    with small.registered():
+        result = run_main("train.py", *flags_of_40_steps, "--log_every=4")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert not re.search(r"[\r\x1b]", result.stdout)
+    steps = [line for line in result.stdout.splitlines() if re.search(r"\bstep \d+/40\b", line)]
+    assert [int(re.search(r"\bstep (\d+)/", line)[1]) for line in steps] == list(range(4, 41, 4))
+    assert all(re.search(r"\bloss \d+\.\d+", line) for line in steps)

@@ -1,0 +1,64 @@
+"""A small network and a small data set, so that a run of train.py that learns something takes seconds.
+
+`--model=small --dataset=synthetic` is a network with batch normalization, dropout and an auxiliary head, and 10 classes
+of 40 training images; `--model=small_without_dropout` has neither dropout nor head. As a program this file is train.py
+with all of these: python tests/small.py --model=small
+"""
+
+import contextlib
+import functools
+import pathlib
+import sys
+from collections.abc import Iterator
+from unittest import mock
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import training  # noqa: E402, F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+
+import keras  # noqa: E402
+from keras import layers  # noqa: E402
+
+import models  # noqa: E402
+from models.batch_norm import BatchNormalization  # noqa: E402
+from tiny_imagenet import tiny_imagenet_dataset_builder  # noqa: E402
+
+COUNTS = {"num_classes": 10, "train_per_class": 40, "validation_per_class": 20, "test_images": 50}
+
+
+def network(auxiliary_head: bool = False, dropout: float = 0.0, name: str = "small") -> keras.Model:
+    inputs = keras.Input((56, 56, 3), name="image")
+    x = inputs
+    for number, (filters, kernel_size) in enumerate(((16, 5), (32, 3), (64, 3), (64, 3)), start=1):
+        options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal", "name": f"conv{number}"}
+        x = layers.Conv2D(filters, kernel_size, strides=2, **options)(x)
+        x = layers.ReLU(name=f"relu{number}")(BatchNormalization(momentum=0.9, name=f"bn{number}")(x))
+    average = layers.GlobalAveragePooling2D(name="average")(x)
+    x = layers.Dropout(dropout, name="dropout")(layers.Flatten(name="flatten")(x))
+    outputs = [
+        layers.Dense(10, kernel_initializer="zeros", dtype="float32", name=head)(features)
+        for head, features in (("logits", x), ("auxiliary", average))
+    ]
+    return keras.Model(inputs, outputs if auxiliary_head else outputs[0], name=name)
+
+
+@contextlib.contextmanager
+def registered() -> Iterator[None]:
+    """Adds the networks to --model, and makes --dataset=synthetic small."""
+    configs = tiny_imagenet_dataset_builder.Builder.BUILDER_CONFIGS
+    synthetic = next(config for config in configs if config.name == "synthetic")
+    added = {
+        "small": models.Network(network, training={"auxiliary_head": True, "dropout": 0.2}),
+        "small_without_dropout": models.Network(functools.partial(network, name="small_without_dropout")),
+    }
+    with mock.patch.dict(models.REGISTRY, added), mock.patch.dict(vars(synthetic), COUNTS):
+        yield
+
+
+if __name__ == "__main__":
+    import flags
+    import train
+
+    with registered():
+        flags.define_train_flags()
+        flags.run(train.main)
