@@ -20,7 +20,7 @@ import keras  # noqa: E402
 from keras import layers  # noqa: E402
 
 import models  # noqa: E402
-from models.batch_norm import BatchNormalization  # noqa: E402
+from models.layers import conv_bn_relu  # noqa: E402
 from tiny_imagenet import tiny_imagenet_dataset_builder  # noqa: E402
 
 COUNTS = {"num_classes": 10, "train_per_class": 40, "validation_per_class": 20, "test_images": 50}
@@ -30,9 +30,7 @@ def network(auxiliary_head: bool = False, dropout: float = 0.0, name: str = "sma
     inputs = keras.Input((56, 56, 3), name="image")
     x = inputs
     for number, (filters, kernel_size) in enumerate(((16, 5), (32, 3), (64, 3), (64, 3)), start=1):
-        options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal", "name": f"conv{number}"}
-        x = layers.Conv2D(filters, kernel_size, strides=2, **options)(x)
-        x = layers.ReLU(name=f"relu{number}")(BatchNormalization(momentum=0.9, name=f"bn{number}")(x))
+        x = conv_bn_relu(x, filters, kernel_size, 2, name=f"conv{number}")
     average = layers.GlobalAveragePooling2D(name="average")(x)
     x = layers.Dropout(dropout, name="dropout")(layers.Flatten(name="flatten")(x))
     outputs = [
