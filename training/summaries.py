@@ -71,7 +71,12 @@ class TensorBoard:
                     _drop_events(path, last)
                 else:
                     path.unlink()
-            self._writers[name] = tf.summary.create_file_writer(str(run_dir / name))
+            try:
+                self._writers[name] = tf.summary.create_file_writer(str(run_dir / name))
+            except tf.errors.OpError as error:
+                raise UserError(
+                    f"cannot write to {run_dir / name} ({error.message}): give another --run_dir"
+                ) from error
 
     def start(self, config: dict, images: np.ndarray) -> None:
         """Writes the flags, as text and as HParams, and a grid of a batch's crops, (N, 56, 56, 3) uint8."""

@@ -175,3 +175,9 @@ def test_tensorboard_goes_on_after_the_last_step_that_was_saved(tmp_path):
     assert events(tmp_path / "validation") == [(10, "top_1"), (20, "top_1")]
     summaries.TensorBoard(tmp_path, 0).flush()
     assert events(tmp_path / "train") == []
+
+
+def test_tensorboard_that_cannot_be_written(tmp_path):
+    (tmp_path / "train").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*train .*another --run_dir"):
+        summaries.TensorBoard(tmp_path, 0)
