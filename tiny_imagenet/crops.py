@@ -1,8 +1,8 @@
 """The paper's ten-crop augmentation (section 4.2.1) and the normalisation that goes with it (section 3).
 
-The ten crops of a 64x64 image are its four 56x56 corners and its centre, 0 to 4, and the same five mirrored left-right,
-5 to 9. The input pipeline slices them out of its arrays by NumPy; `crop` takes them inside a TensorFlow graph, by one
-gather of pixels, so that a batch may hold a different one of each image there too.
+Crops 0 to 4 of a 64x64 image are its four 56x56 corners and its centre; crops 5 to 9 are the same, mirrored left-right.
+The input pipeline slices crops with NumPy. In a TensorFlow graph, `crop` takes a different crop of each image of a batch
+with one gather of pixels.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ SCALE = 64.0  # About the standard deviation of the training set's pixels.
 
 _FAR, _MIDDLE = IMAGE_SIZE - CROP_SIZE, (IMAGE_SIZE - CROP_SIZE) // 2
 CORNERS = ((0, 0), (0, _FAR), (_FAR, 0), (_FAR, _FAR), (_MIDDLE, _MIDDLE))
-"""The top left pixel, (y, x), of crops 0 to 4 and, before they are mirrored, of 5 to 9."""
+"""The top left pixel, (y, x), of crops 0 to 4, and of crops 5 to 9 before mirroring."""
 
 
 def slice_crop(images: np.ndarray, which: int) -> np.ndarray:
-    """The same one of the ten crops of every image, as a view: from (..., 64, 64, C) to (..., 56, 56, C)."""
+    """Takes the same crop, 0 to 9, of every image, as a view: (..., 64, 64, C) to (..., 56, 56, C)."""
     y, x = CORNERS[which % 5]
     crops = images[..., y : y + CROP_SIZE, x : x + CROP_SIZE, :]
     return crops[..., ::-1, :] if which >= 5 else crops
@@ -27,7 +27,7 @@ def slice_crop(images: np.ndarray, which: int) -> np.ndarray:
 
 _PIXELS = np.arange(IMAGE_SIZE**2, dtype=np.int32).reshape(IMAGE_SIZE, IMAGE_SIZE, 1)
 TEN_CROPS = np.stack([slice_crop(_PIXELS, which).reshape(-1) for which in range(10)])
-"""Of each crop the pixels, as positions in the image read row by row: (10, 56 * 56) int32."""
+"""The pixels of each crop, as row-major positions in the image: (10, 56 * 56) int32."""
 
 
 def crop(images: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
@@ -48,12 +48,12 @@ def crop(images: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
 def normalise(crops: tf.Tensor, which: tf.Tensor, mean_image: np.ndarray) -> tf.Tensor:
     """Subtracts from each crop the same crop of the mean image, and scales.
 
-    This is the paper's subtraction of the mean image before the crop, put after it so that crops travel as uint8.
+    The paper subtracts the mean image before it crops. The result is the same, but here the pipeline passes on uint8 crops.
 
     Args:
       crops: (N, 56, 56, 3) uint8.
-      which: (N,) int32, the crop that each is, 0 to 9.
-      mean_image: (64, 64, 3) float32, the training set's.
+      which: (N,) int32, the number of each crop, 0 to 9.
+      mean_image: (64, 64, 3) float32, the mean of the training images.
 
     Returns:
       (N, 56, 56, 3) float32.
