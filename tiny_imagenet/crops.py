@@ -1,8 +1,8 @@
 """The paper's ten-crop augmentation (section 4.2.1) and the normalisation that goes with it (section 3).
 
 Crops 0 to 4 of a 64x64 image are its four 56x56 corners and its centre; crops 5 to 9 are the same, mirrored left-right.
-The input pipeline slices crops with NumPy. In a TensorFlow graph, `crop` takes a different crop of each image of a batch
-with one gather of pixels.
+The input pipeline slices crops with NumPy. In a TensorFlow graph, `crop` takes a different crop of each image with one
+gather of pixels.
 """
 
 import numpy as np
@@ -48,7 +48,7 @@ def crop(images: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
 def normalise(crops: tf.Tensor, which: tf.Tensor, mean_image: np.ndarray) -> tf.Tensor:
     """Subtracts from each crop the same crop of the mean image, and scales.
 
-    The paper subtracts the mean image before it crops. The result is the same, but here the pipeline passes on uint8 crops.
+    The paper subtracts the mean image before it crops. The result is the same, but here the pipeline's crops are uint8.
 
     Args:
       crops: (N, 56, 56, 3) uint8.
