@@ -1,7 +1,6 @@
 """The paper's ten-crop augmentation (section 4.2.1) and the normalisation that goes with it (section 3).
 
-The ten crops of a 64x64 image are its four 56x56 corners and its centre, 0 to 4, and the same five mirrored left-right,
-5 to 9.
+Crops 0 to 4 of a 64x64 image are its four 56x56 corners and its centre; crops 5 to 9 are the same, mirrored left-right.
 """
 
 import numpy as np
@@ -14,7 +13,7 @@ SCALE = 64.0  # About the standard deviation of the training set's pixels.
 
 _FAR, _MIDDLE = IMAGE_SIZE - CROP_SIZE, (IMAGE_SIZE - CROP_SIZE) // 2
 CORNERS = ((0, 0), (0, _FAR), (_FAR, 0), (_FAR, _FAR), (_MIDDLE, _MIDDLE))
-"""The top left pixel, (y, x), of crops 0 to 4 and, before they are mirrored, of 5 to 9."""
+"""The top left pixel, (y, x), of crops 0 to 4, and of crops 5 to 9 before mirroring."""
 
 
 def slice_crop(images: np.ndarray | tf.Tensor, which: int) -> np.ndarray | tf.Tensor:

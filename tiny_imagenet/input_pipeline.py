@@ -87,9 +87,9 @@ def train_size(dataset: str) -> int:
 
 
 def shuffled_indices(step: tf.Tensor, size: int, batch_size: int, seed: int) -> tf.Tensor:
-    """The images of a step: batch `step` (from 0) of an endless row of epochs, each a new permutation of range(size).
+    """Returns the images of a step, counted from 0. Each epoch is a new permutation of range(size).
 
-    Where the batch size does not divide the size, a batch takes the end of one epoch and the beginning of the next.
+    If the batch size does not divide the size, a batch takes the end of one epoch and the start of the next.
 
     Returns:
       (batch_size,) int64.
@@ -97,7 +97,7 @@ def shuffled_indices(step: tf.Tensor, size: int, batch_size: int, seed: int) -> 
     position = tf.cast(step, tf.int64) * batch_size + tf.range(batch_size, dtype=tf.int64)
     epoch = position // size
     keys = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1)
-    # tf.random.experimental.index_shuffle is this with one key for all of a batch.
+    # tf.random.experimental.index_shuffle takes one key for the whole batch; this takes a key per epoch.
     return tf.raw_ops.RandomIndexShuffle(index=position % size, seed=keys, max_index=size - 1, rounds=4)
 
 
@@ -109,24 +109,24 @@ def train_batches(
     last_step: int,
     context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """The batches of the steps from first_step up to last_step, counted from 0 and without last_step itself.
+    """Returns the batches of the steps from first_step to last_step - 1, counted from 0.
 
     Args:
       split: The images to draw from.
-      batch_size: N, the images of a step.
-      seed: Of the order of the images and of their crops.
+      batch_size: N, the number of images per step.
+      seed: Seed of the order of the images and of their crops.
       first_step: The step of the first batch.
-      last_step: The step before which they end.
-      context: Of several replicas, which ones the batches are for: each gets its own N / replicas images of every step,
-        one replica after the other, and no others are read.
+      last_step: The step after the last batch.
+      context: The replicas that the batches are for. Each replica gets its own N / replicas images of every step, one
+        replica after the other; no other images are read.
 
     Returns:
-      A dataset of crops (N, 56, 56, 3) uint8, which of the ten crops each is (N,) int32, and labels (N,) int64.
+      A dataset of crops (N, 56, 56, 3) uint8, their numbers from 0 to 9 (N,) int32, and labels (N,) int64.
     """
     context = context or tf.distribute.InputContext()
     replicas = context.num_replicas_in_sync // context.num_input_pipelines  # Fed by this pipeline.
     size = batch_size // context.num_replicas_in_sync
-    pixels = np.asarray(split.images)  # A memmap as it is indexes slowly.
+    pixels = np.asarray(split.images)  # Indexing a memmap is slower.
 
     def take(index, which):
         crop = np.empty((size, crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8)
@@ -150,7 +150,7 @@ def train_batches(
 
 
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
-    """Every image once, in order.
+    """Returns every image once, in order.
 
     Returns:
       A dataset of images (N, 64, 64, 3) uint8 and labels (N,) int64; the last batch may be smaller.

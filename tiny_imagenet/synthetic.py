@@ -1,4 +1,4 @@
-"""Draws a stand-in for Tiny ImageNet by code, as an archive in the same layout."""
+"""Draws synthetic images and writes them as an archive in the layout of Tiny ImageNet."""
 
 import os
 import zipfile
@@ -23,7 +23,7 @@ COLOURS = {
     "brown": (120, 75, 40),
     "white": (240, 240, 240),
 }
-# A class is a colour, a texture and a shape, the shape changing fastest.
+# Each class is a colour, a texture and a shape.
 CLASSES = [(colour, texture, shape) for colour in COLOURS for texture in TEXTURES for shape in SHAPES]
 
 
@@ -36,23 +36,23 @@ def write_archive(
     test_images: int = 500,
     seed: int = 0,
 ) -> None:
-    """Writes a zip in the layout of tiny-imagenet-200.zip; the same arguments give the same pictures.
+    """Writes a zip file in the layout of tiny-imagenet-200.zip. The same arguments give the same images.
 
     Args:
-        file: path of the zip, or an open binary file.
-        num_classes: classes, at most 200, drawn from CLASSES.
-        train_per_class: training images of each class.
-        validation_per_class: validation images of each class.
-        test_images: test images, of classes drawn at random.
-        seed: everything random follows from it.
+        file: path of the zip file, or an open binary file.
+        num_classes: number of classes, at most 200.
+        train_per_class: number of training images per class.
+        validation_per_class: number of validation images per class.
+        test_images: number of test images, of random classes.
+        seed: seed of all random choices.
 
     Raises:
-        ValueError: there are fewer than 1 or more than 200 classes.
+        ValueError: `num_classes` is less than 1 or more than 200.
     """
     if not 1 <= num_classes <= len(CLASSES):
         raise ValueError(f"num_classes must be from 1 to {len(CLASSES)}, not {num_classes}")
     rng = np.random.default_rng(seed)
-    # As in the real archive: wnids.txt is in no order, words.txt is sorted and has more ids than are used.
+    # As in the real archive, wnids.txt is not sorted, and words.txt is sorted and has ids that are not used.
     classes = rng.permutation(len(CLASSES))
     wnids = [f"n9000{number:04d}" for number in classes]
     labels = range(num_classes)
@@ -62,7 +62,7 @@ def write_archive(
     with zipfile.ZipFile(file, "w") as archive:
 
         def write(name: str, data: bytes | str) -> None:
-            # A ZipInfo of its own has a fixed date: the same pictures are the same bytes.
+            # A new ZipInfo has a fixed date, so the same images give the same bytes.
             archive.writestr(zipfile.ZipInfo(f"tiny-imagenet-200/{name}"), data)
 
         write("wnids.txt", "".join(f"{wnid}\n" for wnid in wnids[:num_classes]))
@@ -96,15 +96,15 @@ def encode(image: np.ndarray, grey: bool) -> bytes:
 
 
 def draw(cls: tuple[str, str, str], count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draws pictures of one class: a textured shape at a random place, size and angle, on a noisy background.
+    """Draws images of one class: a textured shape of random position, size and angle on a noisy background.
 
     Args:
         cls: colour, texture and shape, one of CLASSES.
-        count: pictures to draw.
-        rng: where everything random comes from.
+        count: number of images.
+        rng: the source of all random choices.
 
     Returns:
-        uint8 images (count, 64, 64, 3), and int boxes (count, 4): first and last pixel, as xmin, ymin, xmax, ymax.
+        Images (count, 64, 64, 3) uint8, and boxes (count, 4) int: xmin, ymin, xmax, ymax in pixels, all inclusive.
     """
     colour, texture, shape = cls
     size = IMAGE_SIZE
@@ -113,7 +113,7 @@ def draw(cls: tuple[str, str, str], count: int, rng: np.random.Generator) -> tup
         return rng.uniform(low, high, (count, 1, 1, channels)).astype(np.float32)
 
     y, x = np.mgrid[:size, :size].astype(np.float32)[:, None, :, :, None] / size
-    # The shape's own coordinates: it fits in the unit disc around its centre, turned by up to 20 degrees.
+    # Coordinates in which the shape fits the unit disc, rotated by up to 20 degrees.
     radius, angle = uniform(0.2, 0.4), uniform(-0.35, 0.35)
     dy, dx = (y - uniform(0.35, 0.65)) / radius, (x - uniform(0.35, 0.65)) / radius
     u = dx * np.cos(angle) + dy * np.sin(angle)
@@ -122,7 +122,7 @@ def draw(cls: tuple[str, str, str], count: int, rng: np.random.Generator) -> tup
 
     paint = np.array(COLOURS[colour], np.float32) + uniform(-20, 20, 3)
     paint = paint * np.where(_is_dark(texture, u, v), np.float32(0.4), np.float32(1))
-    # Two muted colours, blending from one side to the other.
+    # A gradient between two muted colours.
     slope = np.clip((x - 0.5) * uniform(-1, 1) + (y - 0.5) * uniform(-1, 1) + 0.5, 0, 1)
     grey = uniform(50, 200)
     background = grey + uniform(-35, 35, 3) + uniform(-50, 50, 3) * slope
@@ -136,7 +136,7 @@ def draw(cls: tuple[str, str, str], count: int, rng: np.random.Generator) -> tup
 
 
 def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Returns which points (u, v) are inside the shape."""
+    """Returns which points (u, v) lie inside the shape."""
     if shape == "disc":
         return u**2 + v**2 < 0.9
     if shape == "ring":

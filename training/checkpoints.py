@@ -319,5 +319,5 @@ def _writing(folder: str) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         _clear(pathlib.Path(folder))
-        remedy = "make room, and start the same command again to resume from the last checkpoint"
+        remedy = "make room or fix the path, and start the same command again to resume from the last checkpoint"
         raise UserError(f"cannot write to {folder} ({error.message}): {remedy}") from error

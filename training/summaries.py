@@ -88,7 +88,11 @@ class TensorBoard:
                     _drop_events(path, last)
                 else:
                     path.unlink()
-            self._writers[name] = tf.summary.create_file_writer(str(run_dir / name), filename_suffix=SUFFIX)
+            try:
+                self._writers[name] = tf.summary.create_file_writer(str(run_dir / name), filename_suffix=SUFFIX)
+            except tf.errors.OpError as error:
+                problem = f"cannot write to {run_dir / name} ({error.message})"
+                raise UserError(f"{problem}: choose another --run_dir") from error
 
     def start(self, name: str, config: dict, images: np.ndarray) -> None:
         """Writes the flags, as text and as the HParams trial `name`, and a grid of crops, (N, 56, 56, 3) uint8."""

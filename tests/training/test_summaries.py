@@ -237,3 +237,9 @@ def test_progress_without_a_terminal_is_plain_lines(run_main, flags_of_40_steps)
     steps = [line for line in result.stdout.splitlines() if re.search(r"\bstep \d+/40\b", line)]
     assert [int(re.search(r"\bstep (\d+)/", line)[1]) for line in steps] == list(range(4, 41, 4))
     assert all(re.search(r"\bloss \d+\.\d+", line) for line in steps)
+
+
+def test_tensorboard_that_cannot_be_written(tmp_path):
+    (tmp_path / "train").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*train .*another --run_dir"):
+        summaries.TensorBoard(tmp_path, 0)
