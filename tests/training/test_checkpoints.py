@@ -3,18 +3,25 @@ import shutil
 
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 
 import models
 from training import checkpoints
 from training.step import Trainer
 
-CONFIG = {"model": "baseline", "dataset": "synthetic", "learning_rate": 0.1}
+CONFIG = {"model": "small", "dataset": "synthetic", "learning_rate": 0.1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    with small.registered():
+        yield
 
 
 def trainer():
     settings = {"learning_rate": 0.1, "cycle_steps": 10.0, "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 10.0}
-    return Trainer(models.build("baseline"), np.zeros((64, 64, 3), np.float32), **settings)
+    return Trainer(models.build("small", training=True), np.zeros((64, 64, 3), np.float32), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +96,7 @@ def test_last_cycles_are_the_last_by_number(tmp_path):
 
 def test_load_weights(saved):
     path, ours = saved
-    model = models.build("baseline")
+    model = models.build("small", training=True)
     checkpoints.load_weights(model, str(path / "checkpoints/ckpt-7"))
     np.testing.assert_array_equal(model.weights[0], ours.model.weights[0])
     with pytest.raises(ValueError, match="nosuch is damaged"):
@@ -179,7 +186,7 @@ def test_lock(tmp_path):
 
 
 def test_checkpoint_of_another_network(copy):
-    replace(copy / "config.json", json.dumps(CONFIG | {"model": "resnet20"}).encode())
+    replace(copy / "config.json", json.dumps(CONFIG | {"model": "baseline"}).encode())
     with pytest.raises(ValueError, match="another network"):
         checkpoints.load_model(copy)
 
