@@ -34,7 +34,7 @@ def rows(run_dir):
     """metrics.csv, as the rows of training and those of validation."""
     with (run_dir / "metrics.csv").open(newline="") as file:
         every = list(csv.DictReader(file))
-    return [row for row in every if row["loss"]], [row for row in every if row["validation_loss"]]
+    return [row for row in every if row["loss"]], [row for row in every if row["validation_cross_entropy"]]
 
 
 def cosine(step, learning_rate, cycle_steps):
@@ -371,7 +371,7 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, synthetic_
         taken = run_main(*flags, f"--run_dir={tmp_path / 'taken'}")
     assert_one_line(taken, 1, "another process is writing to", "taken", "another --run_dir")
     another, noresume, untrained, diverged, large, short = results
-    assert_one_line(another, 1, str(synthetic_run), "learning_rate 0.1, not 0.2", "seed 0, not 1", "another --run_dir")
+    assert_one_line(another, 1, str(synthetic_run), "learning_rate=0.1, not 0.2", "seed=0, not 1", "another --run_dir")
     assert_one_line(noresume, 1, str(synthetic_run), "--noresume", "another --run_dir")
     assert files(synthetic_run) == kept
     assert_one_line(untrained, 1, "untrained is no run")

@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 
 import models
@@ -10,12 +11,18 @@ from tiny_imagenet.errors import UserError
 from training import checkpoints
 from training.step import Trainer
 
-CONFIG = {"model": "baseline", "dataset": "synthetic", "learning_rate": 0.1}
+CONFIG = {"model": "small", "dataset": "synthetic", "learning_rate": 0.1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    with small.registered():
+        yield
 
 
 def trainer():
     settings = {"learning_rate": 0.1, "cycle_steps": 10.0, "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 10.0}
-    return Trainer(models.build("baseline"), np.zeros((64, 64, 3), np.float32), **settings)
+    return Trainer(models.build("small", training=True), np.zeros((64, 64, 3), np.float32), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +32,7 @@ def saved(tmp_path_factory):
     checkpoints.write_json(path / "config.json", CONFIG)
     ours = trainer()
     ours.step.assign(7)
-    ours.totals.assign([1, 2, 3, 4, 5])
+    ours.totals.assign([1, 2, 3, 4, 5, 6])
     ours.sgd.variables[-1].assign(tf.ones_like(ours.sgd.variables[-1]))
     checkpoints.Checkpoints(path, ours).save()
     return path, ours
@@ -52,7 +59,7 @@ def test_restores_everything(saved):
     again = trainer()
     checkpoints.Checkpoints(path, again).restore(path)
     assert int(again.step) == 7
-    np.testing.assert_array_equal(again.totals, [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(again.totals, [1, 2, 3, 4, 5, 6])
     for one, other in zip(
         again.model.weights + again.sgd.variables, ours.model.weights + ours.sgd.variables, strict=True
     ):
@@ -61,7 +68,7 @@ def test_restores_everything(saved):
 
 def test_load_model_restores_the_weights(saved):
     path, ours = saved
-    for one, other in zip(checkpoints.load_model(path).weights, ours.model.weights, strict=True):
+    for one, other in zip(checkpoints.load_model(path)[0].weights, ours.model.weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -90,7 +97,7 @@ def test_last_cycles_are_the_last_by_number(tmp_path):
 
 def test_load_weights(saved):
     path, ours = saved
-    model = models.build("baseline")
+    model = models.build("small", training=True)
     checkpoints.load_weights(model, str(path / "checkpoints/ckpt-7"))
     np.testing.assert_array_equal(model.weights[0], ours.model.weights[0])
     with pytest.raises(UserError, match="nosuch is damaged"):
@@ -153,7 +160,7 @@ def test_goes_on_from_the_one_before_a_damaged_checkpoint(tmp_path, saved, capsy
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "ckpt-9 is damaged" in error and "step 7" in error
     np.testing.assert_array_equal(again.model.weights[0], ours.model.weights[0])
-    np.testing.assert_array_equal(checkpoints.load_model(tmp_path).weights[0], ours.model.weights[0])
+    np.testing.assert_array_equal(checkpoints.load_model(tmp_path)[0].weights[0], ours.model.weights[0])
     again.step.assign(9)
     kept.save()  # In its place.
     checkpoints.Checkpoints(tmp_path, later).restore(tmp_path)
@@ -180,7 +187,7 @@ def test_lock(tmp_path):
 
 
 def test_checkpoint_of_another_network(copy):
-    replace(copy / "config.json", json.dumps(CONFIG | {"model": "resnet20"}).encode())
+    replace(copy / "config.json", json.dumps(CONFIG | {"model": "baseline"}).encode())
     with pytest.raises(UserError, match="another network"):
         checkpoints.load_model(copy)
 

@@ -178,7 +178,7 @@ def losses(run_dir):
     with (run_dir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [*range(1, STEPS + 1), STEPS]
-    return [float(row["loss"] or row["validation_loss"]) for row in rows]
+    return [float(row["loss"] or row["validation_cross_entropy"]) for row in rows]
 
 
 def assert_same(found, expected):

@@ -27,7 +27,7 @@ from training import summaries
 
 TAGS = {
     "train": {"loss", "cross_entropy", "top_1", "global_norm", "learning_rate", "images_per_second"},
-    "validation": {"loss", "top_1", "top_5"},
+    "validation": {"cross_entropy", "top_1", "top_5"},
 }
 
 
@@ -143,7 +143,7 @@ def test_metrics_forgets_a_validation_that_is_to_be_done_again(tmp_path):
     metrics = summaries.Metrics(path, 0)
     for step in (10, 20):
         metrics.append(step=step, epoch=step // 10, loss=1.5)
-        metrics.append(step=step, epoch=step // 10, validation_loss=2.5)
+        metrics.append(step=step, epoch=step // 10, validation_cross_entropy=2.5)
     whole = path.read_bytes()
     summaries.Metrics(path, 20)
     assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:-1])
