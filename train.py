@@ -202,7 +202,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         if FLAGS.export:
             export.export(model, data, run_dir, FLAGS.tflite)
         checkpoints.write_json(run_dir / "evaluation.json", evaluation.result(scores, "validation", validation, done))
-        progress.say(f"validation top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%} by the centre crop")
+        progress.say(f"final network, centre crop: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
         progress.close()
         print_next_steps(run_dir)
 

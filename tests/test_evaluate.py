@@ -25,7 +25,7 @@ def two_cycles(tmp_path_factory, synthetic_run):
     path = tmp_path_factory.mktemp("two_cycles") / "run"
     shutil.copytree(synthetic_run / "checkpoints", path / "checkpoints")
     shutil.copy(synthetic_run / "config.json", path)
-    first, second = (checkpoints.load_model(path) for _ in range(2))
+    first, second = (checkpoints.load_model(path)[0] for _ in range(2))
     random = np.random.default_rng(0)
     for weight in second.weights:
         weight.assign(weight + np.std(weight) * random.normal(size=weight.shape))
@@ -61,7 +61,8 @@ def evaluated(tmp_path_factory, run_main, run_script, synthetic_run, two_cycles,
         predictions = f"--predictions={folder / name / 'predictions.txt'}"
         result = (run_main if evaluated else run_script)("evaluate.py", *data_flags, *flags, predictions)
         assert (result.returncode, result.stderr) == (0, ""), name
-        path = folder / name / "evaluation.json"
+        how = {"run": "", "saved_model": "", "snapshots": "_snapshots_2", "snapshots_ten_crop": "_snapshots_2_ten_crop"}
+        path = folder / name / f"evaluation{how.get(name, f'_{name}')}.json"
         scores = json.loads(path.read_text()) if path.exists() else None
         lines = (folder / name / "predictions.txt").read_text().splitlines()
         evaluated[name] = scores, lines, result.stdout
@@ -113,7 +114,7 @@ def test_scores_are_numpys(evaluated, oracle, snapshots_oracle, synthetic_data_d
     best = np.argsort(-softmax, axis=1)[:, :5]
     assert scores["top_1"] == pytest.approx((best[:, 0] == labels).mean(), abs=TOLERATED / 1000)
     assert scores["top_5"] == pytest.approx((best == labels[:, None]).any(axis=1).mean(), abs=TOLERATED / 1000)
-    assert scores["loss"] == pytest.approx(-np.log(softmax[range(1000), labels]).mean(), rel=1e-4)
+    assert scores["cross_entropy"] == pytest.approx(-np.log(softmax[range(1000), labels]).mean(), rel=1e-4)
     predicted = dict(line.split() for line in lines)
     expected = {id: wnids[label] for id, label in zip(ids(synthetic_data_dir, "validation"), best[:, 0], strict=True)}
     assert predicted.keys() == expected.keys()
@@ -126,7 +127,8 @@ def test_evaluation_json(evaluated, way):
     how = {"ten_crop": "ten_crop" in way, "snapshots": 2 if "snapshots" in way else 1}
     expected = {"split": "validation", "images": 1000, **how}
     assert scores.items() >= expected.items()
-    assert scores.keys() == {*expected, "loss", "top_1", "top_5"}
+    assert scores["step"] == (None if way == "saved_model" else 10)
+    assert scores.keys() == {*expected, "cross_entropy", "top_1", "top_5", "step"}
     assert f"{scores['top_1']:.2%}" in stdout and f"{scores['top_5']:.2%}" in stdout
 
 
@@ -135,8 +137,8 @@ def test_saved_model_scores_as_its_run_did(evaluated, synthetic_run):
     for way in ("run", "saved_model"):
         scores, _, _ = evaluated[way]
         assert (scores["top_1"], scores["top_5"]) == (trained["top_1"], trained["top_5"])
-        assert scores["loss"] == pytest.approx(trained["loss"], rel=1e-4)
-    assert evaluated["ten_crop"][0]["loss"] != pytest.approx(trained["loss"], rel=1e-4)
+        assert scores["cross_entropy"] == pytest.approx(trained["cross_entropy"], rel=1e-4)
+    assert evaluated["ten_crop"][0]["cross_entropy"] != pytest.approx(trained["cross_entropy"], rel=1e-4)
 
 
 def test_predictions_of_the_test_images(evaluated, synthetic_run, synthetic_data_dir, wnids):
@@ -176,7 +178,7 @@ def test_tflite_files_score_as_their_run_did(tmp_path, run_main, synthetic_run, 
         tolerated = 0.02 if name == "model_int8" else TOLERATED / 1000
         assert scores["top_1"] == pytest.approx(trained["top_1"], abs=tolerated)
         assert scores["top_5"] == pytest.approx(trained["top_5"], abs=tolerated)
-        assert scores["loss"] == pytest.approx(trained["loss"], rel=1e-4 if name == "model" else 0.02)
+        assert scores["cross_entropy"] == pytest.approx(trained["cross_entropy"], rel=1e-4 if name == "model" else 0.02)
     assert sizes[1] < 0.26 * sizes[0]
 
 

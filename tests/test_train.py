@@ -170,8 +170,10 @@ def test_metrics(synthetic_run):
         assert 0 <= float(row["top_1"]) <= 1 and float(row["global_norm"]) > 0
     assert float(train[0]["cross_entropy"]) == pytest.approx(math.log(200), rel=0.2)
     evaluation = json.loads((synthetic_run / "evaluation.json").read_text())
-    for name in ("loss", "top_1", "top_5"):
-        assert float(validation[0][f"validation_{name}"]) == evaluation[name]
+    assert evaluation["step"] == 10
+    # Evaluation is of the exported network, whose batch normalization and dtype may round otherwise.
+    for name, tolerance in (("cross_entropy", 1e-4), ("top_1", 1e-3), ("top_5", 1e-3)):
+        assert float(validation[0][f"validation_{name}"]) == pytest.approx(evaluation[name], abs=tolerance)
 
 
 def test_cycles_need_not_be_whole_steps(uninterrupted):
@@ -392,7 +394,7 @@ def test_finished_run_is_exported_again(tmp_path, run_main, synthetic_run, synth
     for command in commands:
         result = run_main(*command)
         assert (result.returncode, result.stderr) == (0, "")
-        assert "exporting to" in result.stdout
+        assert "export" in result.stdout and "step 10/10" not in result.stdout
     expected = keras.saving.load_model(synthetic_run / "model.keras").get_weights()
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
     serve = tf.saved_model.load(str(synthetic_run / "saved_model")).signatures["serving_default"]

@@ -137,7 +137,7 @@ class Progress:
             initial=step * batch_size,
             unit=" images",
             unit_scale=True,
-            bar_format="{desc} {percentage:.0f}%|{bar}| {rate_fmt}, {remaining} left{postfix}",
+            bar_format="{desc} |{bar}| {rate_fmt}, {remaining} left{postfix}",
             file=sys.stdout,
             disable=not sys.stdout.isatty(),
             dynamic_ncols=True,
@@ -168,7 +168,7 @@ class Progress:
                 flush=True,
             )
         else:
-            self._bar.set_description_str(f"epoch {epoch}", refresh=False)
+            self._bar.set_description_str(f"step {step}/{self._num_steps}", refresh=False)
             self._bar.set_postfix_str(f"loss {loss:.2f}, top-1 {top_1:.1%}", refresh=False)
             self._bar.update(step * self._batch_size - self._bar.n)
             self._bar.refresh()

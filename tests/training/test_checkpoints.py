@@ -204,8 +204,11 @@ def test_check_config(tmp_path):
     checkpoints.check_config(run_dir, CONFIG, resume=False)
     run_dir.mkdir()
     checkpoints.write_json(run_dir / "config.json", CONFIG)
+    checkpoints.check_config(run_dir, CONFIG | {"learning_rate": 0.2}, resume=False)  # It has no checkpoint yet.
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "checkpoints/ckpt-1.index").touch()
     checkpoints.check_config(run_dir, CONFIG, resume=True)
-    with pytest.raises(UserError, match="learning_rate 0.1, not 0.2"):
+    with pytest.raises(UserError, match="learning_rate=0.1, not 0.2"):
         checkpoints.check_config(run_dir, CONFIG | {"learning_rate": 0.2}, resume=True)
     with pytest.raises(UserError, match="--noresume"):
         checkpoints.check_config(run_dir, CONFIG, resume=False)

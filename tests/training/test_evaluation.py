@@ -60,7 +60,7 @@ def test_accuracy():
     scores = evaluation.accuracy(probabilities, np.array([0, 0, 4, 5]))
     assert scores["top_1"] == 1 / 4
     assert scores["top_5"] == 3 / 4
-    assert scores["loss"] == pytest.approx(-np.log([0.4, 0.2, 0.1, 0.08]).mean())
+    assert scores["cross_entropy"] == pytest.approx(-np.log([0.4, 0.2, 0.1, 0.08]).mean())
 
 
 def test_a_network_that_cannot_tell_is_as_good_as_chance():

@@ -116,7 +116,7 @@ def test_model_keras_gives_the_logits(stranger, synthetic_run, data):
 
 
 def test_equals_the_classifier_of_the_checkpoint(stranger, synthetic_run, data):
-    model = checkpoints.load_model(synthetic_run)
+    model, _ = checkpoints.load_model(synthetic_run)
     expected = evaluation.classifier(model, data.mean_image)(tf.constant(stranger["decoded"]))
     np.testing.assert_allclose(stranger["images_probabilities"], expected, rtol=1e-4, atol=1e-7)
 
@@ -131,7 +131,7 @@ def test_auxiliary_heads_are_left_out(tmp_path, data):
         kernel = trained.get_layer(head).kernel
         kernel.assign(tf.random.stateless_normal(kernel.shape, (0, 0)))
     with small.registered():
-        export.export(trained, data, tmp_path)
+        export.export(export.inference_model(trained), data, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.keras", "saved_model"]
     assert not (tmp_path / "saved_model/left_over").exists()
 

@@ -225,10 +225,52 @@ def test_divergence_in_float16_is_told_from_a_skipped_step():
     half.model.get_layer("conv").kernel.assign(np.full_like(half.model.get_layer("conv").kernel, np.nan))
     half.train_step(IMAGES, WHICH, LABELS)
     half.means()
-    for _ in range(15):
+    for _ in range(2):
         half.train_step(IMAGES, WHICH, LABELS)
-    with pytest.raises(UserError, match="16 of 16 steps were skipped.*float32"):
+    with pytest.raises(UserError, match="NaN at step 1;.*float32"):
         half.means()
+
+
+def test_steps_that_are_all_skipped_are_divergence():
+    half = under("mixed_float16", lambda: trainer(small_network()))
+    half.optimizer.dynamic_scale.assign(2.0**60)  # Too high for the gradients, whatever the loss.
+    for _ in range(9):
+        half.train_step(IMAGES, WHICH, LABELS)
+    assert np.isnan(half.means()["loss"])
+    half.train_step(IMAGES, WHICH, LABELS)
+    with pytest.raises(UserError, match="overflow float16, 10 of 10 steps were skipped;.*float32"):
+        half.means()
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_xla_computes_the_same_step(precision):
+    plain, compiled = (
+        under(precision, lambda jit=jit: trainer(small_network(), jit_compile=jit)) for jit in (False, True)
+    )
+    for _ in range(3):
+        for each in (plain, compiled):
+            each.train_step(IMAGES, WHICH, LABELS)
+    tolerance = 1e-5 if precision == "float32" else 0.02
+    for name, value in plain.means().items():
+        assert compiled.means()[name] == pytest.approx(value, rel=tolerance)
+    for weight, expected in zip(compiled.model.weights, plain.model.weights, strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "gpus, features, precision",
+    [
+        (["GPU:0"], {"avx512_bf16"}, "mixed_float16"),
+        ([], {"fpu", "avx512_bf16"}, "mixed_bfloat16"),
+        ([], {"fpu", "amx_bf16"}, "mixed_bfloat16"),
+        ([], {"fpu", "avx512f"}, "float32"),
+        ([], set(), "float32"),
+    ],
+)
+def test_default_precision_is_what_the_hardware_computes(monkeypatch, gpus, features, precision):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(step, "cpu_features", lambda: features)
+    assert step.default_precision() == precision
 
 
 # A part of each kind, cut out of its network: where it begins, where it ends, and how many images see its batch
