@@ -2,6 +2,7 @@
 
 import os
 
+os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # On a GPU too, float32 is float32.
 USERS_ENVIRONMENT = dict(os.environ)  # As it is before `training` sets TensorFlow's.
 
 import training  # noqa: E402, F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.

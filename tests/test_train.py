@@ -15,11 +15,11 @@ import time
 import keras
 import numpy as np
 import pytest
-import small
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 import models
+import small
 from training import checkpoints, evaluation, summaries
 from training.checkpoints import Checkpoints
 from training.step import Trainer

@@ -3,10 +3,10 @@ import shutil
 
 import numpy as np
 import pytest
-import small
 import tensorflow as tf
 
 import models
+import small
 from tiny_imagenet.errors import UserError
 from training import checkpoints
 from training.step import Trainer

@@ -8,9 +8,9 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-import small
 import tensorflow as tf
 
+import small
 from tiny_imagenet import input_pipeline
 from training import checkpoints, evaluation, export
 

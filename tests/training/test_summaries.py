@@ -18,10 +18,10 @@ import urllib.request
 
 import numpy as np
 import pytest
-import small
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
+import small
 from tiny_imagenet.errors import UserError
 from training import summaries
 
