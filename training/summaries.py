@@ -133,6 +133,7 @@ class Progress:
     def __init__(self, step: int, num_steps: int, batch_size: int):
         self._num_steps, self._batch_size = num_steps, batch_size
         self._bar = tqdm.tqdm(
+            desc=f"step {step}/{num_steps}",
             total=num_steps * batch_size,
             initial=step * batch_size,
             unit=" images",

@@ -209,9 +209,10 @@ def flags_of_40_steps(small_data_dir, tmp_path):
     return [*flags.split(), f"--data_dir={small_data_dir}", f"--run_dir={tmp_path / 'run'}"]
 
 
-def test_a_terminal_shows_progress_in_one_line(run_main, flags_of_40_steps, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
-    with terminal(60) as (file, shown), small.registered():
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_terminal_shows_progress_in_one_line(run_main, flags_of_40_steps, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with terminal(columns) as (file, shown), small.registered():
         result = run_main("train.py", *flags_of_40_steps, "--log_every=1", terminal=file)
     assert result.returncode == 0
     text = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", b"".join(shown).decode())
@@ -225,7 +226,8 @@ def test_a_terminal_shows_progress_in_one_line(run_main, flags_of_40_steps, monk
     assert text.count("validation top-1") == 5
     assert text.count("\n") < 20  # Of 40 steps.
     assert len(drawn) >= 3 and len(set(drawn)) >= 3
-    assert max(map(len, drawn)) <= 60
+    assert max(map(len, drawn)) <= columns
+    assert columns < 80 or any("\N{FULL BLOCK}" in line for line in drawn)
     assert all(re.search(r"\d+/40\b", line) for line in drawn), drawn
 
 
