@@ -10,13 +10,14 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 import models
+from tiny_imagenet.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # So that --help lists a flag with the program that defines it.
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
-PATHS = ("archive", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model", "tflite")
+PATHS = ("archive", "csv", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model", "tflite")
 
 
 def define_data_flags() -> None:
@@ -106,6 +107,22 @@ def define_evaluate_flags() -> None:
     _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")
 
 
+def define_predict_flags() -> None:
+    """Defines the flags of predict.py."""
+    flags.DEFINE_list(
+        "pictures", [], "Pictures and folders of pictures; they may also follow the flags without a name."
+    )
+    flags.DEFINE_enum("model", "resnet20", list(models.REGISTRY), "Network to use, by the weights in weights/.")
+    flags.DEFINE_string("run_dir", None, "Run to use, by its model.keras, instead of a model.")
+    flags.DEFINE_string("saved_model", None, "SavedModel to use, instead of a model.")
+    flags.DEFINE_string("tflite", None, "TFLite file to use, instead of a model.")
+    flags.DEFINE_string("csv", None, "File for the results, a row for each picture. By default, they are printed.")
+    images = "Pictures per batch. It does not change the result."
+    flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
+
+    flags.mark_flags_as_mutual_exclusive(["run_dir", "saved_model", "tflite"])
+
+
 def define_report_flags() -> None:
     """The flags of report.py."""
     define_data_flags()
@@ -135,6 +152,8 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(2)
     if extra and "runs" in FLAGS and FLAGS.runs:
         FLAGS.runs += extra
+    elif extra and "pictures" in FLAGS:
+        FLAGS.pictures += extra
     elif extra:
         print(f"{program}: {extra[0]!r} is not a flag (see --help)", file=sys.stderr)
         sys.exit(2)
@@ -165,7 +184,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
             fail(argv, error if full else "out of memory: try a smaller --batch_size")
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
             fail(argv, "another worker was lost: start all of them again, and the run goes on from its last checkpoint")
-        except (OSError, ValueError, ArithmeticError, RuntimeError, tf.errors.OpError) as error:
+        except (UserError, OSError, ValueError, ArithmeticError, RuntimeError, tf.errors.OpError) as error:
             fail(argv, error)
 
     def fail(argv, error):

@@ -29,6 +29,7 @@ WRITTEN = (
     "evaluation.json",
     "evaluation_*.json",
     "model.keras",
+    "classes.json",
     "model.tflite",
     "model_int8.tflite",
     "config.json",

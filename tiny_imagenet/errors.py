@@ -1,0 +1,5 @@
+"""The error for what a user can fix."""
+
+
+class UserError(Exception):
+    """A mistake that the user can fix; the message is one line that says how."""
