@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
-from keras import layers
 
 from models import weights as weight_files
 from models.alexnet import alexnet
@@ -20,7 +19,7 @@ from models.weights import preprocess_input
 __all__ = ["REGISTRY", "Network", "build", "preprocess_input"]
 
 INPUT_SHAPE = (56, 56, 3)
-POOLINGS = {None: None, "avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
+POOLINGS = {None: None, "avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
 
 
 class Network(NamedTuple):

@@ -97,7 +97,7 @@ def save(model: keras.Model, path: pathlib.Path) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         model.save_weights(full)
-        with h5py.File(full) as source, h5py.File(partial, "w") as target:
+        with h5py.File(full) as source, h5py.File(partial, "w", libver=("v110", "v110")) as target:
             _copy_in_float16(source, target)
         os.replace(partial, path)
     finally:
@@ -116,7 +116,8 @@ def _copy_in_float16(source: h5py.Group, target: h5py.Group) -> None:
             value = value.astype(np.float16)
             if not np.isfinite(value).all():
                 raise ValueError(f"{item.name} is beyond the range of float16")
-        compression = {"compression": "gzip", "shuffle": True} if value.ndim else {}
+        # A small array would grow.
+        compression = {"compression": "gzip", "shuffle": True} if value.nbytes > 2**15 else {}
         target.create_dataset(name, data=value, **compression).attrs.update(item.attrs)
 
 
