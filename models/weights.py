@@ -113,7 +113,8 @@ def _copy_in_float16(source: h5py.Group, target: h5py.Group) -> None:
             continue
         value = item[()]
         if value.dtype == np.float32:
-            value = value.astype(np.float16)
+            with np.errstate(over="ignore"):
+                value = value.astype(np.float16)
             if not np.isfinite(value).all():
                 raise ValueError(f"{item.name} is beyond the range of float16")
         # A small array would grow.
