@@ -24,22 +24,15 @@ def blurred_noise(width, height):
 
 @pytest.mark.parametrize("size", [(300, 200), (201, 333), (1000, 70), (64, 100), (65, 64), (40, 50), (1, 30)])
 def test_resizes_the_square_in_the_middle_as_pillow_does(size):
-    image = blurred_noise(*size)
+    """On noise, of which too sharp or too blurred a kernel makes other values; in a range that needs no clipping."""
+    image = Image.fromarray(RNG.integers(64, 192, (size[1], size[0], 3), dtype=np.uint8))
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     expected = image.crop((left, top, left + side, top + side)).resize((64, 64), Image.LANCZOS)
     resized = pictures.resize(np.asarray(image)).numpy()
     assert resized.shape == (64, 64, 3) and resized.dtype == np.uint8
     difference = np.abs(resized.astype(int) - np.asarray(expected))
-    assert difference.mean() < 0.5 and difference.max() <= 10  # Pillow rounds between the two axes.
-
-
-def test_antialiases():
-    """Stripes of one pixel become grey."""
-    stripes = np.zeros((640, 640, 3), np.uint8)
-    stripes[:, ::2] = 255
-    inner = pictures.resize(stripes).numpy()[4:-4, 4:-4]
-    assert np.abs(inner.astype(int) - 127).max() <= 2
+    assert difference.max() <= 2  # Pillow rounds between the two axes.
 
 
 def test_an_image_of_the_data_sets_size_stays_as_it_is():
