@@ -7,35 +7,12 @@ import re
 import sys
 
 import numpy as np
-import tensorflow as tf
 
 import flags
 from flags import FLAGS
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, evaluation, tflite
-
-
-def saved_model_classifier(path: pathlib.Path) -> evaluation.Classifier:
-    """Classifies with a SavedModel that train.py exported.
-
-    Raises:
-      UserError: if there is no SavedModel, or it is damaged or another program's.
-    """
-    if not tf.saved_model.contains_saved_model(str(path)):
-        problem = "is not a SavedModel" if path.exists() else "does not exist"
-        raise UserError(f"{path} {problem}: give the folder saved_model in a run, or the run itself as --run_dir")
-    try:
-        signature = tf.saved_model.load(str(path)).signatures.get("serving_default")
-    except (OSError, tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
-        raise UserError(f"{path} is damaged ({error}): export it again by train.py --export_only") from error
-    if (
-        signature is None
-        or list(signature.structured_input_signature[1]) != ["images"]
-        or "probabilities" not in signature.structured_outputs
-    ):
-        raise UserError(f"{path} was not exported by train.py: serving_default does not map images to probabilities")
-    return lambda images: signature(images=images)["probabilities"]
+from training import checkpoints, evaluation, export, tflite
 
 
 def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], classes) -> None:
@@ -68,7 +45,11 @@ def main(_) -> None:
         classify = evaluation.classifier(model, data.mean_image, FLAGS.ten_crop)
     else:
         step = None
-        classify = tflite.classifier(weights) if FLAGS.tflite else saved_model_classifier(weights)
+        if FLAGS.tflite:
+            classify = tflite.classifier(weights)
+        else:
+            signature = export.load_saved_model(weights)
+            classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
     if FLAGS.snapshots > 1:
         probabilities = np.zeros((len(split), len(data.wnids)), np.float32)
         for path in snapshots:

@@ -19,7 +19,7 @@ flags.disclaim_key_flags()  # The flags belong to the program that defines them,
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
-PATHS = ("archive", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model", "tflite")
+PATHS = ("archive", "csv", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model", "tflite")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What the operating system answers if a path is wrong, not permitted or out of order.
 PATH_ERRORS = (
@@ -133,6 +133,22 @@ def define_evaluate_flags() -> None:
     _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")
 
 
+def define_predict_flags() -> None:
+    """Defines the flags of predict.py."""
+    flags.DEFINE_list(
+        "pictures", [], "Pictures and folders of pictures; they may also follow the flags without a name."
+    )
+    flags.DEFINE_enum("model", "resnet20", list(models.REGISTRY), "Network to use, by the weights in weights/.")
+    flags.DEFINE_string("run_dir", None, "Run to use, by its model.keras, instead of a model.")
+    flags.DEFINE_string("saved_model", None, "SavedModel to use, instead of a model.")
+    flags.DEFINE_string("tflite", None, "TFLite file to use, instead of a model.")
+    flags.DEFINE_string("csv", None, "File for the results, a row for each picture. By default, they are printed.")
+    images = "Pictures per batch. It does not change the result."
+    flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
+
+    flags.mark_flags_as_mutual_exclusive(["run_dir", "saved_model", "tflite"])
+
+
 def define_report_flags() -> None:
     """The flags of report.py."""
     define_data_flags()
@@ -210,6 +226,8 @@ def _parse(argv: list[str], description: str = "") -> list[str]:
         fail(str(error))
     if extra and "runs" in FLAGS and FLAGS.runs:
         FLAGS.runs += extra
+    elif extra and "pictures" in FLAGS:
+        FLAGS.pictures += extra
     elif extra:
         fail(f"{extra[0]!r} is not a flag")
     for name in filter(FLAGS.__contains__, PATHS):

@@ -1,17 +1,25 @@
 """The networks by name: what `--model` reads. The first four are the paper's own."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 
+from models import weights as weight_files
 from models.alexnet import alexnet
 from models.baseline import baseline
 from models.googlenet import googlenet
 from models.resnet20 import resnet20
 from models.squeezenet import squeezenet
 from models.vgg16 import vgg16
+from models.weights import preprocess_input
+
+__all__ = ["REGISTRY", "Network", "build", "preprocess_input"]
+
+INPUT_SHAPE = (56, 56, 3)
+POOLINGS = {None: None, "avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
 
 
 class Network(NamedTuple):
@@ -19,48 +27,88 @@ class Network(NamedTuple):
 
     Attributes:
       builder: Builds it, from normalised images, (N, 56, 56, 3) floats, to logits, (N, num_classes) float32. It gives
-        the model the name that the network has in `REGISTRY`.
+        the model the name that the network has in `REGISTRY`. If images of other sizes fit the network, the builder has
+        an argument `input_shape`.
+      features: The name of the layer whose output is the last feature map, (N, H, W, C).
       momentum: Of SGD. The paper gives 0.9, for ResNet-20 alone (section 4.1.4).
       training: Arguments of `builder` for what the network has in training alone. Its first output is still its logits.
     """
 
     builder: Callable[..., keras.Model]
+    features: str
     momentum: float = 0.9
     training: dict = {}
 
 
 REGISTRY = {
-    "baseline": Network(baseline, momentum=0.0),  # With 0.9 it does not learn at the paper's learning rate.
-    "alexnet": Network(alexnet),
-    "googlenet": Network(googlenet, training={"auxiliary_heads": True}),
-    "resnet20": Network(resnet20),
-    "plain20": Network(functools.partial(resnet20, shortcuts=False)),
-    "squeezenet": Network(squeezenet),
-    "squeezenet_simple_bypass": Network(functools.partial(squeezenet, bypass="simple")),
-    "squeezenet_complex_bypass": Network(functools.partial(squeezenet, bypass="complex")),
-    "vgg16": Network(vgg16, momentum=0.0),
+    "baseline": Network(baseline, "pool", momentum=0.0),  # With 0.9 it does not learn at the paper's learning rate.
+    "alexnet": Network(alexnet, "pool5"),
+    "googlenet": Network(googlenet, "inception9", training={"auxiliary_heads": True}),
+    "resnet20": Network(resnet20, "stage4_block2"),
+    "plain20": Network(functools.partial(resnet20, shortcuts=False), "stage4_block2"),
+    "squeezenet": Network(squeezenet, "fire9"),
+    "squeezenet_simple_bypass": Network(functools.partial(squeezenet, bypass="simple"), "fire9_add"),
+    "squeezenet_complex_bypass": Network(functools.partial(squeezenet, bypass="complex"), "fire9_add"),
+    "vgg16": Network(vgg16, "pool5", momentum=0.0),
 }
 
 
-def build(name: str, *, training: bool = False, **options) -> keras.Model:
-    """Builds a network with new weights, under Keras' global dtype policy.
+def build(
+    name: str,
+    *,
+    num_classes: int = 200,
+    weights: str | None = None,
+    include_top: bool = True,
+    pooling: str | None = None,
+    training: bool = False,
+    input_shape: tuple[int | None, int | None, int] = INPUT_SHAPE,
+    **options,
+) -> keras.Model:
+    """Builds a network, under Keras' global dtype policy, with the arguments of `keras.applications`.
 
     Args:
       name: A key of `REGISTRY`.
+      num_classes: The number of logits.
+      weights: None for new weights, "tiny_imagenet" for trained ones that come with the repository, or the path of a
+        `.weights.h5` file of this network.
+      include_top: Whether to return logits. If not, the model returns its last feature map.
+      pooling: What to do with that feature map: None to return it, "avg" or "max" to pool it over height and width.
       training: Whether to add what the network has in training alone, such as GoogLeNet's auxiliary classifiers.
-      **options: Arguments of the network's own builder.
+      input_shape: (height, width, channels). The networks that end in global pooling take any height and width, None
+        for sizes that vary; the others take 56x56 alone.
+      **options: Other arguments of the network's own builder.
 
     Returns:
-      A functional model from normalised images, (N, 56, 56, 3) floats, to logits, (N, 200) float32. With `training`, it
-      may return a list of logits, the network's own first.
+      A functional model from normalised images, (N, *input_shape) floats (see `preprocess_input`), to logits,
+      (N, num_classes) float32. With `training`, it may return a list of logits, the network's own first. Without
+      `include_top`, it returns features: (N, H, W, C), or (N, C) with `pooling`.
 
     Raises:
-      ValueError: if no network has that name, or if its builder names the model otherwise.
+      ValueError: if no network has that name, if its builder names the model otherwise, if the arguments do not fit the
+        network or each other, or if the weights do not exist, are damaged or are of another network.
     """
     if name not in REGISTRY:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(REGISTRY)}")
+    if pooling not in POOLINGS or (pooling and include_top):
+        raise ValueError(f"pooling={pooling!r}: it is 'avg' or 'max' with include_top=False, and None otherwise")
     network = REGISTRY[name]
-    model = network.builder(**(network.training if training else {}) | options)
+    if weights == weight_files.SHIPPED and num_classes != weight_files.NUM_CLASSES:
+        if include_top:
+            raise ValueError(f"weights={weights!r} have num_classes={weight_files.NUM_CLASSES}, not {num_classes}")
+        num_classes = weight_files.NUM_CLASSES
+    if tuple(input_shape) != INPUT_SHAPE:
+        if "input_shape" not in inspect.signature(network.builder).parameters:
+            raise ValueError(f"{name} ends in dense layers, so its input_shape is {INPUT_SHAPE}, not {input_shape}")
+        options["input_shape"] = tuple(input_shape)
+    extras = network.training if training and include_top else {}
+    model = network.builder(num_classes=num_classes, **extras | options)
     if model.name != name:
         raise ValueError(f"the builder of {name!r} names its model {model.name!r}: both must be the same")
-    return model
+    if weights is not None:
+        weight_files.load(keras.Model(model.input, model.outputs[0], name=name), weights)
+    if include_top:
+        return model
+    features = model.get_layer(network.features).output
+    if pooling:
+        features = POOLINGS[pooling](name=f"{pooling}_pool")(features)
+    return keras.Model(model.input, features, name=name)

@@ -22,7 +22,11 @@ AUXILIARY_AFTER = (3, 6)
 
 
 def googlenet(
-    num_classes: int = 200, auxiliary_heads: bool = False, batch_norm: bool = True, dropout: float = 0.0
+    num_classes: int = 200,
+    auxiliary_heads: bool = False,
+    batch_norm: bool = True,
+    dropout: float = 0.0,
+    input_shape: tuple = (56, 56, 3),
 ) -> keras.Model:
     """GoogLeNet for 56x56 images: nine inception modules; 1,162,983 parameters with its heads and without batch norm.
 
@@ -33,9 +37,10 @@ def googlenet(
         without it the network does not learn at the paper's learning rate of 0.1.
       dropout: The rate before each classifier's logits. The paper names none; its reference [11] has 0.4, and 0.3 in
         the auxiliary classifiers.
+      input_shape: (height, width, channels) of the images, any height and width.
 
     Returns:
-      A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits; with auxiliary heads to a list of three
+      A model from (N, *input_shape) floats to (N, num_classes) float32 logits; with auxiliary heads to a list of three
       such logits, the network's own first.
     """
 
@@ -59,7 +64,7 @@ def googlenet(
         x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
         return layers.Dense(num_classes, dtype="float32", name=name)(x)
 
-    inputs = keras.Input((56, 56, 3), name="image")
+    inputs = keras.Input(input_shape, name="image")
     x = conv(inputs, 64, 7, "stem")
     outputs = []
     for number, filters in INCEPTION.items():

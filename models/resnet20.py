@@ -6,7 +6,7 @@ from keras import layers
 from models.layers import conv_bn, conv_bn_relu
 
 
-def resnet20(num_classes: int = 200, shortcuts: bool = True) -> keras.Model:
+def resnet20(num_classes: int = 200, shortcuts: bool = True, input_shape: tuple = (56, 56, 3)) -> keras.Model:
     """A residual network for 56x56 images: a stem and four stages of two basic blocks; 11,279,112 parameters.
 
     The first block of each wider stage halves the image, 56-28-14-7, and projects its shortcut by a strided 1x1
@@ -18,9 +18,10 @@ def resnet20(num_classes: int = 200, shortcuts: bool = True) -> keras.Model:
     Args:
       num_classes: The number of logits.
       shortcuts: Whether each block's input is added to its output.
+      input_shape: (height, width, channels) of the images, any height and width.
 
     Returns:
-      A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.
+      A model from (N, *input_shape) floats to (N, num_classes) float32 logits.
     """
 
     def basic_block(x, filters, strides, name):
@@ -33,7 +34,7 @@ def resnet20(num_classes: int = 200, shortcuts: bool = True) -> keras.Model:
             x = layers.Add(name=f"{name}_add")([x, shortcut])
         return layers.ReLU(name=name)(x)
 
-    inputs = keras.Input((56, 56, 3), name="image")
+    inputs = keras.Input(input_shape, name="image")
     x = conv_bn_relu(inputs, 64, 7, name="stem")
     for stage, filters in enumerate((64, 128, 256, 512), start=1):
         x = basic_block(x, filters, 1 if stage == 1 else 2, f"stage{stage}_block1")

@@ -20,7 +20,9 @@ POOL_AFTER = (4, 8)
 BYPASSES = (None, "simple", "complex")
 
 
-def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float = 0.0) -> keras.Model:
+def squeezenet(
+    num_classes: int = 200, bypass: str | None = None, dropout: float = 0.0, input_shape: tuple = (56, 56, 3)
+) -> keras.Model:
     """SqueezeNet v1.0 (Iandola et al., arXiv:1602.07360, Table 1) for 56x56 images: eight fire modules.
 
     A fire module squeezes by 1x1 convolutions and expands by 1x1 and 3x3 ones, concatenated. The sizes are Iandola's,
@@ -39,9 +41,10 @@ def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float
         fire5, fire7 and fire9, whose input is of the same depth; "complex" does, and also adds a 1x1 convolution, with
         batch normalisation, of their input to the output of fire2, fire4, fire6 and fire8.
       dropout: The rate after fire9; Iandola's is 0.5.
+      input_shape: (height, width, channels) of the images, any height and width.
 
     Returns:
-      A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.
+      A model from (N, *input_shape) floats to (N, num_classes) float32 logits.
 
     Raises:
       ValueError: if there is no such bypass.
@@ -55,7 +58,7 @@ def squeezenet(num_classes: int = 200, bypass: str | None = None, dropout: float
         threes = conv_bn_relu(x, expand, 3, name=f"{name}_expand3x3")
         return layers.Concatenate(name=name)([ones, threes])
 
-    inputs = keras.Input((56, 56, 3), name="image")
+    inputs = keras.Input(input_shape, name="image")
     x = conv_bn_relu(inputs, 96, 7, name="conv1")
     for number, (squeeze, expand) in FIRE.items():
         name = f"fire{number}"

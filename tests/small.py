@@ -26,7 +26,10 @@ from tiny_imagenet import tiny_imagenet_dataset_builder  # noqa: E402
 COUNTS = {"num_classes": 10, "train_per_class": 40, "validation_per_class": 20, "test_images": 50}
 
 
-def network(auxiliary_head: bool = False, dropout: float = 0.0, name: str = "small") -> keras.Model:
+def network(
+    num_classes: int | None = None, auxiliary_head: bool = False, dropout: float = 0.0, name: str = "small"
+) -> keras.Model:
+    """A network for the 10 classes of the small data set, whatever `num_classes` is."""
     inputs = keras.Input((56, 56, 3), name="image")
     x = inputs
     for number, (filters, kernel_size) in enumerate(((16, 5), (32, 3), (64, 3), (64, 3)), start=1):
@@ -34,7 +37,7 @@ def network(auxiliary_head: bool = False, dropout: float = 0.0, name: str = "sma
     average = layers.GlobalAveragePooling2D(name="average")(x)
     x = layers.Dropout(dropout, name="dropout")(layers.Flatten(name="flatten")(x))
     outputs = [
-        layers.Dense(10, kernel_initializer="zeros", dtype="float32", name=head)(features)
+        layers.Dense(COUNTS["num_classes"], kernel_initializer="zeros", dtype="float32", name=head)(features)
         for head, features in (("logits", x), ("auxiliary", average))
     ]
     return keras.Model(inputs, outputs if auxiliary_head else outputs[0], name=name)
@@ -46,8 +49,8 @@ def registered() -> Iterator[None]:
     configs = tiny_imagenet_dataset_builder.Builder.BUILDER_CONFIGS
     synthetic = next(config for config in configs if config.name == "synthetic")
     added = {
-        "small": models.Network(network, training={"auxiliary_head": True, "dropout": 0.2}),
-        "small_without_dropout": models.Network(functools.partial(network, name="small_without_dropout")),
+        "small": models.Network(network, "conv4_relu", training={"auxiliary_head": True, "dropout": 0.2}),
+        "small_without_dropout": models.Network(functools.partial(network, name="small_without_dropout"), "conv4_relu"),
     }
     with mock.patch.dict(models.REGISTRY, added), mock.patch.dict(vars(synthetic), COUNTS):
         yield

@@ -31,6 +31,8 @@ WRITTEN = (
     "evaluation.json",
     "evaluation_*.json",
     "model.keras",
+    "classes.json",
+    "classes.json",
     "model.tflite",
     "model_int8.tflite",
     "config.json",

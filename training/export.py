@@ -1,19 +1,24 @@
-"""The exported model: a SavedModel that is whole, Keras' own file of the network, and TFLite's."""
+"""The exported network: a SavedModel, a Keras model and TFLite files, each of them whole."""
 
+import json
 import os
 import pathlib
 import shutil
 
 import keras
+import numpy as np
 import tensorflow as tf
+from keras import layers
 
 import models
 from models.layers import to_plain_keras
 from tiny_imagenet import crops
+from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
-from training import evaluation, tflite
+from training import checkpoints, pictures, tflite
 
 TOP_K = 5
+IMAGE_SHAPE = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
 
 
 def inference_model(model: keras.Model) -> keras.Model:
@@ -28,15 +33,56 @@ def inference_model(model: keras.Model) -> keras.Model:
     return to_plain_keras(keras.Model(copy.input, copy.outputs[0], name=copy.name))
 
 
+def whole_model(network: keras.Model, mean_image: np.ndarray) -> keras.Model:
+    """Copies a network into a model from raw images to probabilities, of Keras' own layers alone.
+
+    The network's layers keep their names, and stand in the model itself, not in a model inside it. Before them are
+    "images" (the input), "centre_crop" and "normalisation", after them "probabilities".
+
+    Args:
+      network: From normalised crops, (N, 56, 56, 3) floats, to logits.
+      mean_image: (64, 64, 3) float32, the mean of the training images.
+
+    Returns:
+      A functional model from (N, 64, 64, 3) uint8 to (N, classes) float32 that sum to 1.
+    """
+    mean = crops.slice_crop(mean_image, crops.CENTRE)
+    variance = np.full_like(mean, crops.SCALE**2)
+    images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="images")
+    x = layers.CenterCrop(crops.CROP_SIZE, crops.CROP_SIZE, dtype="float32", name="centre_crop")(images)
+    x = layers.Normalization((1, 2, 3), mean, variance, dtype="float32", name="normalisation")(x)
+    logits = network.call(x)  # Not network(x), which would make it one layer.
+    probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits)
+    return to_plain_keras(keras.Model(images, probabilities, name=network.name))
+
+
+def best_classes(probabilities: tf.Tensor, classes: dict[str, list[str]]) -> dict[str, tf.Tensor]:
+    """Names the five most probable classes.
+
+    Args:
+      probabilities: (N, classes).
+      classes: The "wnids" and the "words" of the classes.
+
+    Returns:
+      "probabilities" as they are, and "wnids" and "words", (N, 5) strings, the most probable class first.
+    """
+    best = tf.math.top_k(probabilities, TOP_K).indices
+    return {"probabilities": probabilities} | {name: tf.gather(classes[name], best) for name in ("wnids", "words")}
+
+
 def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_tflite: bool = False) -> None:
-    """Writes a network as `saved_model/` and `model.keras` to the run directory, replacing older ones.
+    """Writes a network to the run directory as `saved_model/` and `model.keras`, and its classes as `classes.json`.
 
-    The SavedModel takes raw images, and does its own crop, mean and scale. Its signatures are `serving_default`, from
-    `images` (N, 64, 64, 3) uint8, and `serve_jpeg`, from `jpegs` (N,) encoded images of 64x64 pixels. Both return
-    `probabilities` (N, 200) float32, in the order of wnids.txt, and of the five most probable classes, the best first,
-    `wnids` and `words`, (N, 5) strings.
+    They replace older ones. Neither model needs code of this project.
 
-    `model.keras` is the network alone: normalised (N, 56, 56, 3) crops to logits.
+    `model.keras` is that of `whole_model`. `classes.json` holds the "wnids" and the "words" of its classes, in order.
+
+    The SavedModel has two signatures. Both return `probabilities` (N, 200) float32, in the order of wnids.txt, and of
+    the five most probable classes, the best first, `wnids` and `words`, (N, 5) strings.
+
+    - `serving_default` takes `images`, (N, 64, 64, 3) uint8.
+    - `serve_jpeg` takes `jpegs`, (N,) strings: encoded pictures of any size, as `pictures.decode` reads them and
+      `pictures.resize` makes them fit. They may be of different sizes and formats.
 
     Args:
       model: The network in float32; see `inference_model`.
@@ -44,35 +90,107 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
       run_dir: The folder to write to.
       with_tflite: Whether to write the two files of `tflite.export` too.
     """
-    classify = evaluation.classifier(model, data.mean_image)
-    wnids, words = tf.constant(data.wnids), tf.constant(data.words)
+    whole = whole_model(model, data.mean_image)
+    classes = {"wnids": list(data.wnids), "words": list(data.words)}
 
+    @tf.function(input_signature=[tf.TensorSpec((None, *IMAGE_SHAPE), tf.uint8, name="images")])
     def serve(images):
-        probabilities = classify(images)
-        best = tf.math.top_k(probabilities, TOP_K).indices
-        return {"probabilities": probabilities, "wnids": tf.gather(wnids, best), "words": tf.gather(words, best)}
+        """Classifies raw images.
 
-    def decode(jpeg):
-        return tf.ensure_shape(tf.io.decode_jpeg(jpeg, channels=3), (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3))
+        Args:
+          images: (N, 64, 64, 3) uint8.
 
-    images = tf.TensorSpec((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), tf.uint8, name="images")
-    jpegs = tf.TensorSpec((None,), tf.string, name="jpegs")
+        Returns:
+          `probabilities` (N, 200) float32; `wnids` and `words` (N, 5) strings, the most probable class first.
+        """
+        images = tf.ensure_shape(images, (None, *IMAGE_SHAPE))  # A loaded signature checks the dtype alone.
+        return best_classes(whole(images, training=False), classes)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="jpegs")])
+    def serve_jpeg(jpegs):
+        """Classifies encoded pictures of any size: JPEG, PNG, BMP, GIF (the first frame) or WebP.
+
+        The square in the middle of each is resized to 64x64 pixels.
+
+        Args:
+          jpegs: (N,) strings, the contents of the files.
+
+        Returns:
+          As `serve`.
+        """
+        jpegs = tf.ensure_shape(jpegs, (None,))
+        to_image = lambda jpeg: tf.ensure_shape(pictures.resize(pictures.decode(jpeg)), IMAGE_SHAPE)  # noqa: E731
+        return serve(tf.map_fn(to_image, jpegs, fn_output_signature=tf.uint8))
+
     module = tf.Module()  # Not keras.export.ExportArchive, which writes every weight twice.
-    module.weights = [variable.value for variable in model.weights]
-    module.serve = tf.function(serve, input_signature=[images])
-    module.serve_jpeg = tf.function(
-        lambda jpegs: serve(tf.map_fn(decode, jpegs, fn_output_signature=tf.uint8)), input_signature=[jpegs]
-    )
-    signatures = {"serving_default": module.serve, "serve_jpeg": module.serve_jpeg}
+    module.weights = [variable.value for variable in whole.weights]
+    module.serve, module.serve_jpeg = serve, serve_jpeg
     partial = run_dir / "saved_model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    tf.saved_model.save(module, str(partial), signatures)
+    tf.saved_model.save(module, str(partial), {"serving_default": serve, "serve_jpeg": serve_jpeg})
     shutil.rmtree(run_dir / "saved_model", ignore_errors=True)
     partial.rename(run_dir / "saved_model")
 
     partial = run_dir / "partial.keras"
-    model.save(partial)
+    whole.save(partial)
     os.replace(partial, run_dir / "model.keras")
+    checkpoints.write_json(run_dir / "classes.json", classes)
 
     if with_tflite:
         tflite.export(model, data, run_dir)
+
+
+def load_keras(run_dir: pathlib.Path) -> keras.Model:
+    """Loads the `model.keras` that `export` wrote to a run directory.
+
+    Raises:
+      UserError: if there is none, or it is damaged or of an older version.
+    """
+    path = run_dir / "model.keras"
+    remedy = f"export it: python train.py --model=NAME --run_dir={run_dir} --export_only"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: train the run to its end, or {remedy}")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises errors of many kinds.
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
+    if model.input_shape != (None, *IMAGE_SHAPE):
+        raise UserError(f"{path} takes images of {model.input_shape}, as older versions did: {remedy}")
+    return model
+
+
+def load_saved_model(path: pathlib.Path) -> "tf.types.experimental.ConcreteFunction":
+    """Loads the `serving_default` of a SavedModel that `export` wrote.
+
+    Raises:
+      UserError: if there is no SavedModel, or it is damaged or another program's.
+    """
+    if not tf.saved_model.contains_saved_model(str(path)):
+        problem = "is not a SavedModel" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}: give the folder saved_model in a run, or the run itself as --run_dir")
+    try:
+        signature = tf.saved_model.load(str(path)).signatures.get("serving_default")
+    except (OSError, tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
+        raise UserError(f"{path} is damaged ({error}): export it again by train.py --export_only") from error
+    if (
+        signature is None
+        or list(signature.structured_input_signature[1]) != ["images"]
+        or not {"probabilities", "wnids", "words"} <= signature.structured_outputs.keys()
+    ):
+        raise UserError(f"{path} was not exported by train.py: serving_default does not map images to probabilities")
+    return signature
+
+
+def load_classes(folder: pathlib.Path) -> dict[str, list[str]]:
+    """Reads the `classes.json` that `export` wrote: "wnids" and "words", in the order of the probabilities.
+
+    Raises:
+      UserError: if there is none, or it is damaged.
+    """
+    path = folder / "classes.json"
+    try:
+        classes = json.loads(path.read_text())
+        return {"wnids": classes["wnids"], "words": classes["words"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        remedy = "train.py --export_only writes it; weights/classes.json is that of Tiny ImageNet"
+        raise UserError(f"{path} is missing or damaged: {remedy}") from error

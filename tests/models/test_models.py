@@ -218,7 +218,7 @@ def test_unknown_name():
 
 
 def test_a_builder_must_name_its_model_as_the_registry_does(monkeypatch):
-    monkeypatch.setitem(models.REGISTRY, "lenet", models.Network(models.baseline))
+    monkeypatch.setitem(models.REGISTRY, "lenet", models.Network(models.baseline, "pool"))
     with pytest.raises(ValueError, match="'lenet' names its model 'baseline'"):
         models.build("lenet")
 

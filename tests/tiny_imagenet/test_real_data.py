@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import models
+from models import weights
 from tiny_imagenet import input_pipeline
+from training import evaluation
 
 ARCHIVE = os.environ.get("TINY_IMAGENET_ARCHIVE")
 
@@ -52,3 +55,20 @@ def test_images_and_labels_are_those_of_the_archive(data):
 def test_mean_image(data):
     """Pillow's decoder gives these means; TensorFlow's, whose default is the fast DCT, red and blue lower by one."""
     np.testing.assert_allclose(data.mean_image.mean(axis=(0, 1)), [122.5, 114.3, 101.4], atol=1.5)
+
+
+def test_weights_folder_has_its_classes_and_mean_image(data):
+    assert weights.classes() == {"wnids": data.wnids, "words": data.words}
+    np.testing.assert_array_equal(weights.mean_image(), data.mean_image)
+
+
+@pytest.mark.parametrize("name", weights.index())
+def test_shipped_weights_score_as_their_run(name, data):
+    """On a thousand validation images, within three standard deviations of the mean over ten thousand."""
+    validation = data.splits["validation"]
+    rows = np.arange(0, 10_000, 10)
+    sample = input_pipeline.Split(validation.images[rows], validation.labels[rows], validation.ids[rows])
+    model = models.build(name, weights="tiny_imagenet")
+    classify = evaluation.classifier(model, weights.mean_image(), ten_crop=True)
+    expected = weights.index()[name]["ten_crop_top_1"]
+    assert abs(evaluation.score(classify, sample)["top_1"] - expected) < 3 * (0.25 / 1000) ** 0.5

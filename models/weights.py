@@ -1,0 +1,127 @@
+"""The trained weights that come with the repository, and weight files in float16.
+
+`weights/index.json` says of each network which run its file is from, how that run scored, and the file's checksum.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+
+import h5py
+import keras
+import numpy as np
+
+from tiny_imagenet import crops
+
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / "weights"
+SHIPPED = "tiny_imagenet"
+"""The value of the argument `weights` that stands for the repository's own."""
+NUM_CLASSES = 200
+
+
+def index() -> dict[str, dict]:
+    """Describes the weights that come with the repository, by the network's name: see `weights/README.md`."""
+    return json.loads((FOLDER / "index.json").read_text())
+
+
+def classes() -> dict[str, list[str]]:
+    """Returns Tiny ImageNet's classes in the order of the logits: their "wnids", and their "words"."""
+    return json.loads((FOLDER / "classes.json").read_text())
+
+
+def mean_image() -> np.ndarray:
+    """Returns the mean of the training images of Tiny ImageNet, (64, 64, 3) float32."""
+    return np.load(FOLDER / "mean_image.npy")
+
+
+def preprocess_input(images: np.ndarray) -> np.ndarray:
+    """Normalises images as in training: minus the mean of the training images, divided by 64.
+
+    Args:
+      images: (N, H, W, 3) pixels from 0 to 255, of any dtype. Of images of 64x64 and 56x56 pixels, the mean image and
+        its centre are subtracted; of other sizes, the mean colour.
+
+    Returns:
+      (N, H, W, 3) float32, of the same size: 64x64 images are not cropped.
+    """
+    mean = mean_image()
+    size = images.shape[1:3]
+    if size == (crops.CROP_SIZE, crops.CROP_SIZE):
+        mean = crops.slice_crop(mean, crops.CENTRE)
+    elif size != (crops.IMAGE_SIZE, crops.IMAGE_SIZE):
+        mean = mean.mean(axis=(0, 1))
+    return (np.asarray(images, np.float32) - mean) / np.float32(crops.SCALE)
+
+
+def find(name: str) -> pathlib.Path:
+    """Returns the file of a network's shipped weights.
+
+    Raises:
+      ValueError: if there are none, or the file is missing or damaged.
+    """
+    entries = index()
+    if name not in entries:
+        there = f"there are weights of {', '.join(entries)}" if entries else "the repository has no weights yet"
+        raise ValueError(f"there are no trained weights of {name!r}: {there}")
+    path = FOLDER / f"{name}.weights.h5"
+    if not path.exists() or checksum(path) != entries[name]["sha256"]:
+        raise ValueError(f"{path} is missing or damaged: restore it by git checkout")
+    return path
+
+
+def load(model: keras.Model, weights: str | os.PathLike) -> None:
+    """Loads the shipped weights of the network that the model is named after, or a `.weights.h5` file.
+
+    Raises:
+      ValueError: if there are none, or if they are damaged or do not fit the model.
+    """
+    path = find(model.name) if weights == SHIPPED else pathlib.Path(weights)
+    if not path.name.endswith(".weights.h5"):
+        raise ValueError(f"weights={str(weights)!r} are neither {SHIPPED!r} nor a .weights.h5 file")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras and h5py raise errors of many kinds.
+        raise ValueError(f"{path} is damaged, or does not fit {model.name}: {' '.join(str(error).split())}") from error
+
+
+def save(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes the weights in float16 to a `.weights.h5` file that Keras' own `load_weights` reads.
+
+    Raises:
+      ValueError: if a weight is beyond the range of float16.
+    """
+    full = path.with_name(f"float32.{path.name}")
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        model.save_weights(full)
+        with h5py.File(full) as source, h5py.File(partial, "w", libver=("v110", "v110")) as target:
+            _copy_in_float16(source, target)
+        os.replace(partial, path)
+    finally:
+        full.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+
+
+def _copy_in_float16(source: h5py.Group, target: h5py.Group) -> None:
+    target.attrs.update(source.attrs)
+    for name, item in source.items():
+        if isinstance(item, h5py.Group):
+            _copy_in_float16(item, target.create_group(name))
+            continue
+        value = item[()]
+        if value.dtype == np.float32:
+            with np.errstate(over="ignore"):
+                value = value.astype(np.float16)
+            if not np.isfinite(value).all():
+                raise ValueError(f"{item.name} is beyond the range of float16")
+        # A small array would grow.
+        compression = {"compression": "gzip", "shuffle": True} if value.nbytes > 2**15 else {}
+        target.create_dataset(name, data=value, **compression).attrs.update(item.attrs)
+
+
+def checksum(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,53 @@
+"""Weights for the repository, from a run."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import models
+from models import weights
+from tiny_imagenet.errors import UserError
+from training import checkpoints, ship
+
+
+@pytest.fixture
+def run(tmp_path, synthetic_run):
+    """A copy of the run that has been scored by ten crops."""
+    path = tmp_path / "baseline_seed1"
+    shutil.copytree(synthetic_run, path)
+    checkpoints.write_json(path / "evaluation_ten_crop.json", {"step": 10, "top_1": 0.25})
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    path = tmp_path / "weights"
+    path.mkdir()
+    (path / "index.json").write_text(json.dumps({"vgg16": {}, "baseline": {"run": "baseline"}}))
+    monkeypatch.setattr(weights, "FOLDER", path)
+    return path
+
+
+def test_ships_the_newest_checkpoint(run, folder):
+    path = ship.ship(run)
+    assert path == folder / "baseline.weights.h5"
+    assert sorted(file.name for file in folder.iterdir()) == ["baseline.weights.h5", "index.json"]
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = {"run": "baseline_seed1", "step": 10, "ten_crop_top_1": 0.25, "sha256": checksum}
+    assert json.loads((folder / "index.json").read_text()) == {"baseline": entry, "vgg16": {}}
+    shipped = models.build("baseline", weights="tiny_imagenet")
+    for weight, expected in zip(shipped.weights, checkpoints.load_model(run)[0].weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), np.float16(expected.numpy()))
+
+
+@pytest.mark.parametrize("scores", [None, "{", '{"step": 5, "top_1": 0.2}', '{"top_1": 0.2}'])
+def test_a_run_must_have_been_scored(run, folder, scores):
+    (run / "evaluation_ten_crop.json").unlink()
+    if scores:
+        (run / "evaluation_ten_crop.json").write_text(scores)
+    with pytest.raises(UserError, match=f"evaluate.py --run_dir={run} --ten_crop"):
+        ship.ship(run)
+    assert [file.name for file in folder.iterdir()] == ["index.json"]

@@ -1,0 +1,45 @@
+"""Adds trained runs to the weights that come with the repository: python -m training.ship runs/resnet20"""
+
+import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+
+import json
+import pathlib
+import sys
+
+from models import weights
+from tiny_imagenet.errors import UserError
+from training import checkpoints, export
+
+
+def ship(run_dir: pathlib.Path) -> pathlib.Path:
+    """Writes the weights of a run's newest checkpoint, in float16, to `weights/`, and their line of `index.json`.
+
+    They replace those of another run of the network.
+
+    Returns:
+      The file of the weights.
+
+    Raises:
+      UserError: if the directory holds no run, or one whose newest checkpoint has not been scored by ten crops.
+    """
+    model, step = checkpoints.load_model(run_dir)
+    try:
+        scores = json.loads((run_dir / "evaluation_ten_crop.json").read_text())
+    except (OSError, ValueError):
+        scores = {}
+    if scores.get("step", -1) != step:
+        raise UserError(f"score {run_dir} first: python evaluate.py --run_dir={run_dir} --ten_crop")
+    path = weights.FOLDER / f"{model.name}.weights.h5"
+    weights.save(export.inference_model(model), path)
+    entry = {"run": run_dir.resolve().name, "step": step, "ten_crop_top_1": scores["top_1"]}
+    index = weights.index() | {model.name: entry | {"sha256": weights.checksum(path)}}
+    checkpoints.write_json(weights.FOLDER / "index.json", dict(sorted(index.items())))
+    return path
+
+
+if __name__ == "__main__":
+    try:
+        for run_dir in sys.argv[1:]:
+            print(f"wrote {ship(pathlib.Path(run_dir))}")
+    except UserError as error:
+        sys.exit(f"ship: {error}")
