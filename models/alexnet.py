@@ -9,11 +9,11 @@ from models.layers import BatchNormalization
 def alexnet(num_classes: int = 200, dropout: float = 0.0) -> keras.Model:
     """AlexNet for 56x56 images: five convolutions of stride 1, three dense layers; 15,303,176 parameters.
 
-    The logits' kernel starts at zero, so that at the paper's learning rate of 0.1 the first steps are small ones.
+    The kernel of the logits starts at zero, which keeps the first steps at the paper's learning rate of 0.1 small.
 
     Args:
       num_classes: The number of logits.
-      dropout: The rate after each of the two hidden dense layers; the paper's Table 2 has none.
+      dropout: The dropout rate after each hidden dense layer. The paper's Table 2 has no dropout.
 
     Returns:
       A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.

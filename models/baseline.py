@@ -7,7 +7,8 @@ from keras import layers
 def baseline(num_classes: int = 200) -> keras.Model:
     """One convolution and one hidden dense layer: 13,053,448 parameters.
 
-    Table 1 gives no kernel size. It is 7, as in the CS231n assignment that the paper says the network comes from.
+    The paper's Table 1 gives no kernel size. It is 7 here, as in the CS231n assignment that the paper takes the network
+    from.
 
     Returns:
       A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.

@@ -1,4 +1,4 @@
-"""What a network costs: its parameters and multiply-adds (the paper's Table 4)."""
+"""The cost of a network: parameters and multiply-adds (the paper's Table 4)."""
 
 import math
 
@@ -7,16 +7,16 @@ from keras import layers
 
 
 def parameters(model: keras.Model) -> int:
-    """The trainable parameters."""
+    """Counts the trainable parameters."""
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
 def multiply_adds(model: keras.Model) -> list[int]:
-    """Of the inference of one image, in each convolution and dense layer, in the model's order.
+    """Counts the multiply-adds of each convolution and dense layer for one image, in the order of the model's layers.
 
-    Biases, batch normalisation, activations and pooling are left out, as is usual.
+    Biases, batch normalization, activations and pooling do not count, as is usual.
     """
     counted = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
     weighted = [layer for layer in model.layers if isinstance(layer, counted)]
-    # A kernel is used once at each place of its layer's output; a dense layer's has one.
+    # A kernel is used once at each position of its layer's output. A dense layer's output has one position.
     return [math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]) for layer in weighted]

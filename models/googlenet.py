@@ -28,20 +28,23 @@ def googlenet(
     dropout: float = 0.0,
     input_shape: tuple = (56, 56, 3),
 ) -> keras.Model:
-    """GoogLeNet for 56x56 images: nine inception modules; 1,162,983 parameters with its heads and without batch norm.
+    """GoogLeNet for 56x56 images: nine inception modules.
+
+    It has 1,162,983 parameters with its auxiliary classifiers and without batch normalization, and 1,166,158 as it is
+    trained by default, with both.
 
     Args:
       num_classes: The number of logits.
-      auxiliary_heads: Whether to add the two auxiliary classifiers, which only training needs.
-      batch_norm: Whether a batch normalisation stands in for every convolution's bias, as the paper's network has not;
-        without it the network does not learn at the paper's learning rate of 0.1.
-      dropout: The rate before each classifier's logits. The paper names none; its reference [11] has 0.4, and 0.3 in
-        the auxiliary classifiers.
-      input_shape: (height, width, channels) of the images, any height and width.
+      auxiliary_heads: Whether to add the two auxiliary classifiers. Only training needs them.
+      batch_norm: Whether to replace the bias of every convolution by batch normalization. The paper's network has none,
+        but without it the network does not learn at the paper's learning rate of 0.1.
+      dropout: The dropout rate before the logits of each classifier. The paper's reference [11] has 0.4, and 0.3 in the
+        auxiliary classifiers.
+      input_shape: (height, width, channels). Height and width may be of any size, or None.
 
     Returns:
-      A model from (N, *input_shape) floats to (N, num_classes) float32 logits; with auxiliary heads to a list of three
-      such logits, the network's own first.
+      A model from (N, *input_shape) floats to (N, num_classes) float32 logits. With `auxiliary_heads`, it returns a list
+      of three such logits, the network's own first.
     """
 
     def conv(x, filters, kernel_size, name):

@@ -7,18 +7,18 @@ from models.layers import conv_bn, conv_bn_relu
 
 
 def resnet20(num_classes: int = 200, shortcuts: bool = True, input_shape: tuple = (56, 56, 3)) -> keras.Model:
-    """A residual network for 56x56 images: a stem and four stages of two basic blocks; 11,279,112 parameters.
+    """ResNet-20 for 56x56 images: a stem and four stages of two basic blocks; 11,279,112 parameters.
 
-    The first block of each wider stage halves the image, 56-28-14-7, and projects its shortcut by a strided 1x1
-    convolution with batch normalisation (He et al., arXiv:1512.03385, option B).
+    The first block of stages 2 to 4 halves the height and width, 56-28-14-7. It projects its shortcut by a strided 1x1
+    convolution with batch normalization (He et al., arXiv:1512.03385, option B).
 
-    Without its shortcuts it is plain20, the ablation that the paper's section 6 asks for: the same stem and blocks,
-    with nothing added to them and so no projections; 11,105,288 parameters. Its name is then "plain20".
+    Without shortcuts, this is plain20, the ablation that the paper's section 6 asks for: the same stem and blocks
+    without additions and projections; 11,105,288 parameters.
 
     Args:
       num_classes: The number of logits.
-      shortcuts: Whether each block's input is added to its output.
-      input_shape: (height, width, channels) of the images, any height and width.
+      shortcuts: Whether to add each block's input to its output. The model's name is "resnet20", or "plain20" without.
+      input_shape: (height, width, channels). Height and width may be of any size, or None.
 
     Returns:
       A model from (N, *input_shape) floats to (N, num_classes) float32 logits.

@@ -1,11 +1,11 @@
-"""SqueezeNet, which the paper's section 2.5 looks at and its section 6 leaves to later work."""
+"""SqueezeNet, which the paper discusses in section 2.5 and leaves to future work in section 6."""
 
 import keras
 from keras import layers
 
 from models.layers import conv_bn, conv_bn_relu
 
-# Each fire module: the filters of its squeeze layer, and of each of the two halves of its expand layer.
+# Each fire module: the filters of its squeeze layer, and of each half of its expand layer.
 FIRE = {
     2: (16, 64),
     3: (16, 64),
@@ -25,29 +25,29 @@ def squeezenet(
 ) -> keras.Model:
     """SqueezeNet v1.0 (Iandola et al., arXiv:1602.07360, Table 1) for 56x56 images: eight fire modules.
 
-    A fire module squeezes by 1x1 convolutions and expands by 1x1 and 3x3 ones, concatenated. The sizes are Iandola's,
-    but for conv1's stride and the pool after it, which are left out: so the fire modules see images as large as there,
-    56x56 up to fire4, 28x28 up to fire8, 14x14 in fire9, and all downsampling is late, as their section 3.1 has it.
+    A fire module squeezes its input with 1x1 convolutions and expands it with 1x1 and 3x3 convolutions, concatenated.
+    It has 841,000 parameters, also with the simple bypass, and 1,183,528 with the complex one.
 
-    Three more departures let it learn at the paper's learning rate of 0.1: a batch normalisation stands in for the bias
-    of every convolution but conv10, as in `googlenet`; conv10 has no ReLU, under which a logit that is negative
-    everywhere would get no gradient; and conv10's kernel starts at zero, as in `alexnet`.
+    Departures from Iandola et al.:
 
-    Parameters: 841,000 as it is and with the simple bypass, 1,183,528 with the complex one.
+    - conv1 has stride 1, and no pooling follows it. The fire modules therefore see feature maps of the original's size:
+      56x56 up to fire4, 28x28 up to fire8, 14x14 in fire9. Downsampling is late, as their section 3.1 recommends.
+    - Batch normalization replaces the bias of every convolution but conv10, conv10's kernel starts at zero, and no ReLU
+      follows it, so that every logit has a gradient. Without these the network does not learn at a learning rate of 0.1.
 
     Args:
       num_classes: The number of logits.
-      bypass: Shortcuts around fire modules, of Iandola's section 6. "simple" adds their input to the output of fire3,
-        fire5, fire7 and fire9, whose input is of the same depth; "complex" does, and also adds a 1x1 convolution, with
-        batch normalisation, of their input to the output of fire2, fire4, fire6 and fire8.
-      dropout: The rate after fire9; Iandola's is 0.5.
-      input_shape: (height, width, channels) of the images, any height and width.
+      bypass: The shortcuts of Iandola's section 6. "simple" adds the input of fire3, fire5, fire7 and fire9 to their
+        output. "complex" also adds the input of fire2, fire4, fire6 and fire8, after a 1x1 convolution with batch
+        normalization.
+      dropout: The dropout rate after fire9. Iandola et al. have 0.5.
+      input_shape: (height, width, channels). Height and width may be of any size, or None.
 
     Returns:
       A model from (N, *input_shape) floats to (N, num_classes) float32 logits.
 
     Raises:
-      ValueError: if there is no such bypass.
+      ValueError: if `bypass` is not None, "simple" or "complex".
     """
     if bypass not in BYPASSES:
         raise ValueError(f"no bypass is called {bypass!r}; there are {', '.join(map(repr, BYPASSES))}")

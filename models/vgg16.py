@@ -1,4 +1,4 @@
-"""VGG-16, which the paper's section 2.3 looks at."""
+"""VGG-16, which the paper discusses in section 2.3."""
 
 import keras
 from keras import layers
@@ -12,22 +12,19 @@ STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 def vgg16(num_classes: int = 200, dropout: float = 0.0) -> keras.Model:
     """VGG-16 (Simonyan and Zisserman, arXiv:1409.1556, Table 1, configuration D) for 56x56 images.
 
-    Its thirteen convolutions and five pools are theirs: 56-28-14-7-3-1. The dense layers get 512 numbers in place of
-    25,088, and are 1,024 wide in place of 4,096, as in the paper's own networks; 16,500,872 parameters.
+    The thirteen convolutions and five pools are the original's: 56-28-14-7-3-1. The dense layers get 512 features, not
+    25,088, and have 1,024 units, not 4,096, as in the paper's own networks; 16,500,872 parameters.
 
-    Two departures let it learn at the paper's learning rate of 0.1: a batch normalisation stands in for the bias of
-    every layer but the last, and the logits' kernel starts at zero, as in `alexnet`. Momentum is left out in its
-    training: 0.1 without it is as long a step as their own 0.01 with 0.9, while 0.1 with 0.9 drove the loss up to 6.7
-    in 60 steps of 64 images.
+    Two departures let it learn at the paper's learning rate of 0.1: batch normalization replaces the bias of every layer
+    but the last, and the kernel of the logits starts at zero, as in `alexnet`.
 
     Args:
       num_classes: The number of logits.
-      dropout: The rate after each of the two hidden dense layers, where Simonyan and Zisserman have 0.5.
+      dropout: The dropout rate after each hidden dense layer. Simonyan and Zisserman have 0.5.
 
     Returns:
       A model from (N, 56, 56, 3) floats to (N, num_classes) float32 logits.
     """
-
     inputs = keras.Input((56, 56, 3), name="image")
     x = inputs
     for stage, (filters, convolutions) in enumerate(STAGES, start=1):

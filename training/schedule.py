@@ -4,33 +4,33 @@ import math
 
 import tensorflow as tf
 
-ROUNDING = 1e-9  # A cycle that ends at a whole step does so though its length is no binary fraction.
+ROUNDING = 1e-9  # So that a cycle that ends at a whole step does, although its length is not exact in binary.
 
 
 def num_steps(num_epochs: int, data_size: int, batch_size: int) -> int:
-    """The whole batches in num_epochs passes over the data."""
+    """Returns the number of whole batches in num_epochs passes over the data."""
     return num_epochs * data_size // batch_size
 
 
 def epoch_ends(num_epochs: int, data_size: int, batch_size: int) -> list[int]:
-    """The last whole step of each epoch, steps counted from 1."""
+    """Returns the last whole step of each epoch. Steps are counted from 1."""
     return [num_steps(epoch, data_size, batch_size) for epoch in range(1, num_epochs + 1)]
 
 
 def cycle_steps(num_epochs: int, data_size: int, batch_size: int, num_cycles: int) -> float:
-    """The length C of a cycle in steps: num_iter / num_cycles, which need not be whole (781.25 in the paper)."""
+    """Returns the length C of a cycle in steps, num_iter / num_cycles. It need not be whole: in the paper it is 781.25."""
     return num_epochs * data_size / batch_size / num_cycles
 
 
 def cycle_ends(num_epochs: int, data_size: int, batch_size: int, num_cycles: int) -> list[int]:
-    """The last step of each cycle, steps counted from 1: after it the learning rate starts again."""
+    """Returns the last step of each cycle, after which the learning rate restarts. Steps are counted from 1."""
     length = cycle_steps(num_epochs, data_size, batch_size, num_cycles)
     last = num_steps(num_epochs, data_size, batch_size)
     return [min(math.ceil(cycle * length - ROUNDING), last) for cycle in range(1, num_cycles + 1)]
 
 
 def cosine_cycles(step: tf.Tensor, learning_rate: float, cycle_steps: float) -> tf.Tensor:
-    """The learning rate of a step: L/2 * (cos(pi * ((step - 1) mod C) / C) + 1).
+    """Returns the learning rate of a step: L/2 * (cos(pi * ((step - 1) mod C) / C) + 1).
 
     Args:
       step: The step or steps, from 1.
