@@ -34,7 +34,8 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
     def probabilities(images):
         if not ten_crop:
             return softmax(crops.slice_crop(images, crops.CENTRE), mean_crops[crops.CENTRE])
-        ten = tf.stack([crops.slice_crop(images, which) for which in range(10)])
+        five = tf.stack([crops.slice_crop(images, which) for which in range(5)])
+        ten = tf.concat([five, tf.reverse(five, axis=[3])], axis=0)  # Crops 5 to 9 are the first five, mirrored.
         # One crop after the other, so that ten take no more memory than one.
         each = tf.map_fn(lambda of: softmax(*of), (ten, mean_crops), tf.float32, parallel_iterations=1)
         return tf.reduce_mean(each, axis=0)
