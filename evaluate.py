@@ -16,7 +16,7 @@ from training import checkpoints, evaluation, export, tflite
 
 
 def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], classes) -> None:
-    """Writes the challenge's format: a line `test_0.JPEG n02124075` an image, by the images' numbers."""
+    """Writes the challenge's format: one line `test_0.JPEG n02124075` per image, sorted by image number."""
     lines = {id: f"{id} {wnids[label]}\n" for id, label in zip(split.ids, classes, strict=True)}
     text = "".join(lines[id] for id in sorted(lines, key=lambda id: [int(number) for number in re.findall(r"\d+", id)]))
     if path == "-":
@@ -28,15 +28,17 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
 def main(_) -> None:
     weights = pathlib.Path(FLAGS.run_dir or FLAGS.saved_model or FLAGS.tflite)
     folder = weights if FLAGS.run_dir else weights.parent
-    how = [weights.stem] if FLAGS.tflite else []
+    how = [weights.stem] if FLAGS.tflite else ["saved_model"] if FLAGS.saved_model else []
     how += [FLAGS.split] if FLAGS.split != "validation" else []
     how += [f"snapshots_{FLAGS.snapshots}"] if FLAGS.snapshots > 1 else []
     how += ["ten_crop"] if FLAGS.ten_crop else []
+    own = checkpoints.read_config(weights)["dataset"] if FLAGS.run_dir else "full"
+    dataset = FLAGS.dataset or own
+    how += [dataset] if FLAGS.run_dir and dataset != own else []
     output = pathlib.Path(FLAGS.output or folder / f"{'_'.join(['evaluation', *how])}.json")
     for path in (output, pathlib.Path(FLAGS.predictions or "-")):
         if not path.parent.is_dir():
             raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another")
-    dataset = FLAGS.dataset or (checkpoints.read_config(weights)["dataset"] if FLAGS.run_dir else "full")
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits[FLAGS.split]
     if FLAGS.run_dir:
@@ -60,7 +62,7 @@ def main(_) -> None:
 
     if FLAGS.split != "test":
         scores = evaluation.accuracy(probabilities, split.labels)
-        result = evaluation.result(scores, FLAGS.split, split, step, FLAGS.ten_crop, FLAGS.snapshots)
+        result = evaluation.result(scores, dataset, FLAGS.split, split, step, FLAGS.ten_crop, FLAGS.snapshots)
         columns = {
             "split": FLAGS.split,
             "images": len(split),

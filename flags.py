@@ -21,7 +21,7 @@ INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
 PATHS = ("archive", "csv", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model", "tflite")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# What the operating system answers if a path is wrong, not permitted or out of order.
+# Errors of the operating system for a bad path.
 PATH_ERRORS = (
     errno.EACCES,
     errno.EEXIST,
@@ -55,9 +55,8 @@ def define_train_flags() -> None:
     flags.DEFINE_integer("num_epochs", 10, "Passes over the training images.", lower_bound=1, upper_bound=10**6)
     cycles = "Cosine cycles of the learning rate over the whole run."
     flags.DEFINE_integer("num_cycles", 5, cycles, lower_bound=1, upper_bound=10**6)
-    flags.DEFINE_float(
-        "momentum", None, "Momentum of SGD. Default: the network's own, 0.9, or 0 for baseline and vgg16."
-    )
+    without = ", ".join(name for name, network in models.REGISTRY.items() if not network.momentum)
+    flags.DEFINE_float("momentum", None, f"Momentum of SGD. Default: the network's own: 0.9, or 0 for {without}.")
     flags.DEFINE_bool("nesterov", True, "Use Nesterov momentum, as the paper's reference [11] does.")
     flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
     flags.DEFINE_float(
@@ -248,7 +247,7 @@ def _paths() -> dict[str, str]:
 
 def _is_users(path: str) -> bool:
     """Whether a path is one that a flag gives or a default of one, or is below or above such a path."""
-    given = [*_paths().values(), "runs", "results", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")]
+    given = [*_paths().values(), "runs", "report", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")]
     path, *roots = (pathlib.Path(os.path.abspath(os.path.expanduser(name))) for name in [path, *given])
     return any(path == root or root in path.parents or path in root.parents for root in roots)
 
@@ -278,7 +277,8 @@ def explain(error: Exception) -> str | None:
         return "out of memory: try a smaller --batch_size"
     lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
     if isinstance(error, lost) and _has_several_workers():
-        return "another worker was lost: start all workers again to resume from the last checkpoint"
+        reason = error.message[:200]
+        return f"another worker was lost: start all workers again to resume from the last checkpoint ({reason})"
     if isinstance(error, OSError) and error.errno in PATH_ERRORS and isinstance(error.filename, str):
         return f"{error.filename}: {error.strerror}" if _is_users(error.filename) else None
     return None

@@ -22,14 +22,15 @@ from training.step import Trainer, default_precision
 
 
 def configuration(run_dir: pathlib.Path) -> dict:
-    """Returns what decides the run's course: the content of config.json, with which a resumed run must agree."""
+    """Returns the content of config.json: the settings that a resumed run must keep."""
     keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov weight_decay clip_norm seed"
-    config = {key: FLAGS[key].value for key in keys.split()}
+    config = {key: FLAGS[key].value for key in [*keys.split(), "sync_batch_norm"]}
     config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     config["precision"] = FLAGS.precision
     if FLAGS.precision == "auto":  # A resumed run keeps its precision, whatever machine it moves to.
         resumed = checkpoints.has_run(run_dir) and not FLAGS.overwrite
-        config["precision"] = checkpoints.read_config(run_dir)["precision"] if resumed else default_precision()
+        kept = checkpoints.read_config(run_dir) if resumed else {}
+        config["precision"] = kept.get("precision") or default_precision()
     return config
 
 
@@ -57,17 +58,17 @@ def main(_) -> None:
     scratch = None if chief else tempfile.TemporaryDirectory()
     out_dir = run_dir if chief else pathlib.Path(scratch.name)
     with checkpoints.lock(out_dir):
-        if FLAGS.overwrite and chief:
-            checkpoints.remove_run(run_dir)
         train(config, strategy, run_dir, out_dir)
 
 
 def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
-    """Returns whether the run has done all of its steps, and has been scored and exported as the flags ask."""
+    """Returns whether the run has done all of its steps, and is scored and exported as the flags ask."""
     size = input_pipeline.train_size(config["dataset"])
     num_steps = schedule.num_steps(config["num_epochs"], size, config["batch_size"])
-    exports = ["model.keras"] * FLAGS.export + ["model_int8.tflite"] * FLAGS.tflite
-    return checkpoints.scored_step(run_dir) == num_steps and all((run_dir / name).exists() for name in exports)
+    exports = ["saved_model", "model.keras"] * FLAGS.export + ["model_int8.tflite"] * FLAGS.tflite
+    time = checkpoints.read_time(run_dir)
+    steps = [time.get("finished_step")] + [time.get("exported_step")] * bool(exports)
+    return steps == [num_steps] * len(steps) and all((run_dir / name).exists() for name in exports)
 
 
 def print_next_steps(run_dir: pathlib.Path) -> None:
@@ -92,6 +93,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         raise UserError(f"--num_cycles={FLAGS.num_cycles} is more than the run's {num_steps} steps")
     if FLAGS.jit_compile and replicas > 1:
         raise UserError(f"--jit_compile trains on one device, not on {replicas}: add --distribute=none")
+    if FLAGS.overwrite and out_dir == run_dir:
+        checkpoints.remove_run(run_dir)
 
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(config["precision"])
@@ -117,7 +120,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     print(f"{FLAGS.model}: {parameters:,} parameters, in {config['precision']} on {device}, to {run_dir}")
     print(f"{done} of {num_steps} steps done", flush=True)
 
-    checkpoints.write_json(out_dir / "config.json", config)
+    if not done:  # A resumed run may have changed its length, which counts from its next checkpoint on.
+        checkpoints.write_json(out_dir / "config.json", config)
     classify = evaluation.classifier(model, data.mean_image)
     metrics = summaries.Metrics(out_dir / "metrics.csv", done)
     board = summaries.TensorBoard(out_dir, done)
@@ -132,7 +136,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             leave()
 
     def leave():
-        progress.say(f"stopped after step {done}: start the same command again to resume")
+        again = "again without --overwrite" if FLAGS.overwrite else "the same command again"
+        progress.say(f"stopped after step {done}: start {again} to resume")
         sys.exit(128 + (stop or [signal.SIGTERM])[0])
 
     def validate():
@@ -161,7 +166,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     )
     for images, which, labels in distribution.on_device(batches, strategy):
         if done == 0:
-            board.start(run_dir.name, config, strategy.experimental_local_results(images)[0].numpy())
+            board.start(run_dir.resolve().name, config, strategy.experimental_local_results(images)[0].numpy())
         trainer.train_step(images, which, labels)
         done += 1
         epoch = 1 + bisect.bisect_left(epoch_ends, done)
@@ -185,8 +190,9 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         if epoch_ended or cycle_ended or stopped or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
             trainer.means()  # Raises if training has diverged, so that no such state is saved.
             if cycle_ended and FLAGS.keep_cycles:
-                saved.save_cycle(1 + cycle_ends.index(done))
+                saved.save_cycle()
             board.flush()
+            checkpoints.write_json(out_dir / "config.json", config)
             saved.save()
             time = {"seconds": float(saved.seconds), "steps": done, "device": device}
             checkpoints.write_json(out_dir / "time.json", time)
@@ -199,9 +205,13 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         progress.say(f"trained for {saved.training_time()}; scoring and exporting")
         model = export.inference_model(model)
         scores = evaluation.score(evaluation.classifier(model, data.mean_image), validation)
+        result = evaluation.result(scores, config["dataset"], "validation", validation, done)
+        checkpoints.write_json(run_dir / "evaluation.json", result)
         if FLAGS.export:
             export.export(model, data, run_dir, FLAGS.tflite)
-        checkpoints.write_json(run_dir / "evaluation.json", evaluation.result(scores, "validation", validation, done))
+        exported = {"exported_step": done} if FLAGS.export else {}
+        finished = checkpoints.read_time(run_dir) | {"finished_step": done} | exported
+        checkpoints.write_json(run_dir / "time.json", finished)
         progress.say(f"final network, centre crop: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
         progress.close()
         print_next_steps(run_dir)

@@ -30,8 +30,8 @@ class Network(NamedTuple):
         the model the name that the network has in `REGISTRY`. If images of other sizes fit the network, the builder has
         an argument `input_shape`.
       features: The name of the layer whose output is the last feature map, (N, H, W, C).
-      momentum: Of SGD. The paper gives 0.9, for ResNet-20 alone (section 4.1.4).
-      training: Arguments of `builder` for what the network has in training alone. Its first output is still its logits.
+      momentum: SGD momentum. The paper gives 0.9, for ResNet-20 alone (section 4.1.4).
+      training: Builder arguments used only for training. The first output must still be the network's logits.
     """
 
     builder: Callable[..., keras.Model]
@@ -49,7 +49,7 @@ REGISTRY = {
     "squeezenet": Network(squeezenet, "fire9"),
     "squeezenet_simple_bypass": Network(functools.partial(squeezenet, bypass="simple"), "fire9_add"),
     "squeezenet_complex_bypass": Network(functools.partial(squeezenet, bypass="complex"), "fire9_add"),
-    "vgg16": Network(vgg16, "pool5", momentum=0.0),
+    "vgg16": Network(vgg16, "pool5"),
 }
 
 

@@ -43,8 +43,8 @@ def googlenet(
       input_shape: (height, width, channels). Height and width may be of any size, or None.
 
     Returns:
-      A model from (N, *input_shape) floats to (N, num_classes) float32 logits. With `auxiliary_heads`, it returns a list
-      of three such logits, the network's own first.
+      A model from (N, *input_shape) floats to (N, num_classes) float32 logits. With `auxiliary_heads`, it returns a
+      list of three such logits, the network's own first.
     """
 
     def conv(x, filters, kernel_size, name):

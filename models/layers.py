@@ -11,13 +11,14 @@ class BatchNormalization(layers.BatchNormalization):
     Keras 3 computes it by a dozen elementwise operations in float32, with a cast before and after. `FusedBatchNormV3`
     reads and writes 16-bit activations as they are, and computes in float32 inside. Grappler fuses a ReLU that follows.
 
-    The moving variance is that of the unbiased batch variance, as in Keras 2 and PyTorch.
+    The moving variance averages the unbiased batch variance, as in Keras 2 and PyTorch.
 
-    What the kernel does not support falls back to Keras' own computation: inputs that are not (N, H, W, C), masks,
-    batch renormalization, and statistics that are synchronized over replicas.
+    What the kernel does not support falls back to Keras' own computation, whose moving variance averages the biased
+    batch variance: inputs that are not (N, H, W, C), float64, masks, batch renormalization, and statistics that are
+    synchronized over replicas.
 
     Args:
-      momentum: Of the moving averages. The default is that of the paper's reference [11].
+      momentum: Momentum of the moving averages. The default is that of the paper's reference [11].
       **kwargs: As for `keras.layers.BatchNormalization`.
     """
 
@@ -33,6 +34,7 @@ class BatchNormalization(layers.BatchNormalization):
             or mask is not None
             or (training and self.synchronized)
             or getattr(self, "renorm", False)
+            or self.compute_dtype == "float64"
         ):
             return super().call(inputs, training=training, mask=mask)
         moving_mean, moving_variance = self.moving_mean.value, self.moving_variance.value
@@ -78,7 +80,7 @@ def conv_bn_relu(
 
 
 def to_plain_keras(model: keras.Model) -> keras.Model:
-    """Copies a network, weights included, into one of Keras' own layers alone, which loads without this project."""
+    """Copies a network and its weights into a model of built-in Keras layers only, which loads without this project."""
 
     def plain(layer):
         kind = layers.BatchNormalization if isinstance(layer, BatchNormalization) else type(layer)

@@ -33,7 +33,7 @@ def squeezenet(
     - conv1 has stride 1, and no pooling follows it. The fire modules therefore see feature maps of the original's size:
       56x56 up to fire4, 28x28 up to fire8, 14x14 in fire9. Downsampling is late, as their section 3.1 recommends.
     - Batch normalization replaces the bias of every convolution but conv10, conv10's kernel starts at zero, and no ReLU
-      follows it, so that every logit has a gradient. Without these the network does not learn at a learning rate of 0.1.
+      follows it, so that every logit has a gradient. Without these it does not learn at a learning rate of 0.1.
 
     Args:
       num_classes: The number of logits.

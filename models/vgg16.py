@@ -15,8 +15,8 @@ def vgg16(num_classes: int = 200, dropout: float = 0.0) -> keras.Model:
     The thirteen convolutions and five pools are the original's: 56-28-14-7-3-1. The dense layers get 512 features, not
     25,088, and have 1,024 units, not 4,096, as in the paper's own networks; 16,500,872 parameters.
 
-    Two departures let it learn at the paper's learning rate of 0.1: batch normalization replaces the bias of every layer
-    but the last, and the kernel of the logits starts at zero, as in `alexnet`.
+    Two departures let it learn at the paper's learning rate of 0.1: batch normalization replaces the bias of every
+    layer but the last, and the kernel of the logits starts at zero, as in `alexnet`.
 
     Args:
       num_classes: The number of logits.

@@ -28,5 +28,6 @@ SETTINGS = {
     "nesterov": True,
     "weight_decay": 1e-4,
     "clip_norm": 10.0,
+    "sync_batch_norm": True,
 }
-"""What a run's name leaves out: the defaults of train.py, but for the momentum, which is the network's own."""
+"""The settings that a run's name leaves out: train.py's defaults, except momentum, which each network sets."""

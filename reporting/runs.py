@@ -39,7 +39,7 @@ class Run:
       path: The directory.
       name: The directory's name, or its path where two directories have the same name.
       config: The content of config.json.
-      training: The TRAINING_COLUMNS and SPEED of metrics.csv's training rows: (R,) float64 each, NaN where empty.
+      training: The TRAINING_COLUMNS of metrics.csv's training rows: (R,) float64 each, NaN where empty.
       validation: The VALIDATION_COLUMNS of its validation rows, one an epoch: (E,) float64 each.
       evaluations: The contents of evaluation*.json, by file name without the extension. The files of EVALUATIONS hold
         what their names say.
@@ -84,14 +84,14 @@ class Run:
     def speed(self) -> tuple[float | None, str]:
         """The images per second of training, and where the figure comes from; None if nothing says.
 
-        The median over the rows of metrics.csv or of TensorBoard's events ignores the intervals in which the process
-        was paused. time.json includes them.
+        The median over TensorBoard's events ignores the intervals in which the process was paused. In results/, which
+        keeps no events, time.json gives this median beside the time, which includes them.
         """
-        speeds, source = self.training[SPEED], "metrics.csv"
-        if not np.isfinite(speeds).any():
-            speeds, source = read_events(self.path / "train", SPEED), "TensorBoard"
+        if self.time and SPEED in self.time:
+            return float(self.time[SPEED]), "TensorBoard"
+        speeds = read_events(self.path / "train", SPEED)
         if np.isfinite(speeds).any():
-            return float(np.nanmedian(speeds)), source
+            return float(np.nanmedian(speeds)), "TensorBoard"
         if self.time and self.time["steps"] > 0 and self.time["seconds"] > 0:
             return self.time["steps"] * self.config["batch_size"] / self.time["seconds"], "time.json"
         return None, ""
@@ -195,7 +195,7 @@ def read_metrics(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, n
     Raises:
       UserError: if it is damaged anywhere but in a last line that is still being written.
     """
-    columns = ((*TRAINING_COLUMNS, SPEED), VALIDATION_COLUMNS)
+    columns = (TRAINING_COLUMNS, VALIDATION_COLUMNS)
     rows = ([], [])
     try:
         text = path.read_text() if path.exists() else ""
@@ -210,7 +210,6 @@ def read_metrics(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, n
             if None in row or None in row.values():
                 raise ValueError("too many or too few values")
             validation = row["validation_top_1"] != ""
-            row.setdefault(SPEED, "")
             rows[validation].append([float(row[column] or "nan") for column in columns[validation]])
         arrays = [np.array(of, np.float64).reshape(-1, len(names)) for of, names in zip(rows, columns, strict=True)]
         for array in arrays:

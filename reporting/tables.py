@@ -81,7 +81,7 @@ def table_3(groups: list[Group]) -> Table:
         runs = group.finished
         ten_crop = over_seeds(percent(run, "evaluation_ten_crop") for run in runs)
         interval = None
-        if ten_crop is not None:
+        if ten_crop is not None and len(runs) == 1:  # It does not cover the differences between seeds.
             images = runs[0].evaluations["evaluation_ten_crop"]["images"]
             interval = "{:.2f} to {:.2f}".format(*(100 * end for end in wilson(mean(ten_crop) / 100, images)))
         name = "evaluation_train_ten_crop"

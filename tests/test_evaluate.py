@@ -31,7 +31,8 @@ def two_cycles(tmp_path_factory, synthetic_run):
         weight.assign(weight + np.std(weight) * random.normal(size=weight.shape))
     settings = {"learning_rate": 0.1, "cycle_steps": 10.0, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1.0}
     trainer = step.Trainer(second, np.zeros((64, 64, 3), np.float32), **settings)
-    checkpoints.Checkpoints(path, trainer).save_cycle(2)
+    trainer.step.assign(20)
+    checkpoints.Checkpoints(path, trainer).save_cycle()
     return path, [first, second]
 
 
@@ -61,7 +62,7 @@ def evaluated(tmp_path_factory, run_main, run_script, synthetic_run, two_cycles,
         predictions = f"--predictions={folder / name / 'predictions.txt'}"
         result = (run_main if evaluated else run_script)("evaluate.py", *data_flags, *flags, predictions)
         assert (result.returncode, result.stderr) == (0, ""), name
-        how = {"run": "", "saved_model": "", "snapshots": "_snapshots_2", "snapshots_ten_crop": "_snapshots_2_ten_crop"}
+        how = {"run": "", "snapshots": "_snapshots_2", "snapshots_ten_crop": "_snapshots_2_ten_crop"}
         path = folder / name / f"evaluation{how.get(name, f'_{name}')}.json"
         scores = json.loads(path.read_text()) if path.exists() else None
         lines = (folder / name / "predictions.txt").read_text().splitlines()
@@ -127,7 +128,7 @@ def test_scores_are_numpys(evaluated, oracle, snapshots_oracle, synthetic_data_d
 def test_evaluation_json(evaluated, way):
     scores, _, stdout = evaluated[way]
     how = {"ten_crop": "ten_crop" in way, "snapshots": 2 if "snapshots" in way else 1}
-    expected = {"split": "validation", "images": 1000, **how}
+    expected = {"dataset": "synthetic", "split": "validation", "images": 1000, **how}
     assert scores.items() >= expected.items()
     assert scores["step"] == (None if way == "saved_model" else 10)
     assert scores.keys() == {*expected, "cross_entropy", "top_1", "top_5", "step"}

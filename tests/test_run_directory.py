@@ -54,7 +54,7 @@ def test_a_failed_first_start_does_not_block_the_next(train, assert_one_line, tm
 
 
 def test_overwrite_starts_anew_and_removes_only_the_run(train, finished):
-    others = ("notes.txt", "train/events.out.tfevents.1.other", "checkpoints/best.h5", "mistakes/figure.png")
+    others = ("notes.txt", "train/events.out.tfevents.1.other", "checkpoints/best.h5", "saved_model/notes.txt")
     for name in others:
         (finished / name).parent.mkdir(exist_ok=True)
         (finished / name).write_text("mine")
@@ -62,8 +62,14 @@ def test_overwrite_starts_anew_and_removes_only_the_run(train, finished):
     assert (result.returncode, result.stderr) == (0, "")
     assert "\n0 of 10 steps done" in result.stdout
     assert config(finished)["seed"] == 3 and steps(finished) == [*range(1, 11), 10]
-    assert not (finished / "saved_model").exists() and not (finished / "model.keras").exists()  # --noexport
+    assert not (finished / "saved_model/saved_model.pb").exists() and not (finished / "model.keras").exists()
     assert [(finished / name).read_text() for name in others] == ["mine"] * 4
+
+
+def test_a_refused_overwrite_removes_nothing(train, assert_one_line, finished):
+    before = contents(finished)
+    assert_one_line(train("--overwrite", "--batch_size=4001"), 1, "--batch_size=4001")
+    assert contents(finished) == before
 
 
 @pytest.mark.parametrize("flags", [(), ("--overwrite",)])
@@ -104,9 +110,18 @@ def test_a_finished_run_says_so_at_once(train, finished):
 
 def test_a_finished_run_that_lacks_its_export_gets_it(train, finished):
     (finished / "model.keras").unlink()
+    assert "is finished" in train().stdout  # --noexport
     result = train("--export")
     assert result.returncode == 0 and "is finished" not in result.stdout
     assert (finished / "model.keras").exists()
+
+
+def test_evaluations_do_not_change_what_is_finished(train, run_main, finished, synthetic_data_dir):
+    flags = ["--dataset=synthetic", f"--data_dir={synthetic_data_dir}"]
+    for what in (f"--run_dir={finished}", f"--saved_model={finished / 'saved_model'}"):
+        assert run_main("evaluate.py", what, *flags).returncode == 0
+    assert (finished / "evaluation_saved_model.json").exists()
+    assert "is finished" in train("--export").stdout
 
 
 def test_log_every_may_change(train, finished):
@@ -136,12 +151,14 @@ def test_cycles_of_another_length_must_be_asked_for(train, run_main, assert_one_
     assert_one_line(result, 1, "1 cycles in 1 epochs", "--num_cycles=2 to keep their length")
     result = train("--num_epochs=2", "--num_cycles=1")
     assert result.returncode == 0 and "\n10 of 20 steps done" in result.stdout
+    ends = (finished / "checkpoints/cycles").glob("cycle-*.index")
+    assert sorted(path.stem for path in ends) == ["cycle-10", "cycle-20"]
 
 
 def test_nokeep_cycles_and_noexport_save_room(train, tmp_path):
     assert train("--nokeep_cycles").returncode == 0
     names = {path.name for path in (tmp_path / "run").rglob("*")}
-    assert not {"cycle-1.index", "saved_model", "model.keras"} & names and "ckpt-10.index" in names
+    assert not {"cycle-10.index", "saved_model", "model.keras"} & names and "ckpt-10.index" in names
 
 
 @pytest.mark.parametrize("kept", ["float32", "mixed_bfloat16"])

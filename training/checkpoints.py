@@ -32,19 +32,18 @@ WRITTEN = (
     "evaluation_*.json",
     "model.keras",
     "classes.json",
-    "classes.json",
     "model.tflite",
     "model_int8.tflite",
     "config.json",
 )
-"""What a run directory holds, config.json last: without it, the rest is another program's."""
+"""The content of a run directory. Without config.json, the last, the rest belongs to another program."""
 CHECKPOINTS = (
     "checkpoints/checkpoint",
     "checkpoints/ckpt-*",
     "checkpoints/cycles/checkpoint",
     "checkpoints/cycles/cycle-*",
 )
-DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # What TensorFlow raises of such a checkpoint.
+DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # TensorFlow's errors for a damaged checkpoint.
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
@@ -68,6 +67,9 @@ def read_config(run_dir: pathlib.Path) -> dict:
         raise UserError(f"{path} is damaged ({error}): restore it, or give another run") from error
     if not isinstance(config, dict) or config.get("model") not in models.REGISTRY or "dataset" not in config:
         raise UserError(f"{path} is damaged (it names no model or no dataset): restore it, or give another run")
+    for key in ("num_epochs", "num_cycles"):
+        if key in config and (not isinstance(config[key], int) or config[key] < 1):
+            raise UserError(f"{path} is damaged (it gives {key}={config[key]!r}): restore it, or give another run")
     return config
 
 
@@ -102,8 +104,9 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         return
     if not resume:
         raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or choose another --run_dir")
-    longer = config.get("num_epochs", 0) > kept.get("num_epochs", 0)
-    if longer:  # The learning rate depends on both, by the length of a cycle.
+    kept = {"nesterov": False, "sync_batch_norm": True} | kept  # What older versions did, and did not write.
+    if "num_epochs" in config and config["num_epochs"] > kept.get("num_epochs", config["num_epochs"]):
+        # The learning rate depends on both numbers, by the length of a cycle.
         epochs, cycles = kept["num_epochs"], kept["num_cycles"]
         same_length = config["num_epochs"] * cycles / epochs
         if config["num_cycles"] != same_length and not may_change_cycles:
@@ -119,13 +122,13 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         )
 
 
-def scored_step(run_dir: pathlib.Path) -> int | None:
-    """Returns the newest checkpoint's step if evaluation.json is of that step, else None."""
+def read_time(run_dir: pathlib.Path) -> dict:
+    """Returns the content of time.json; empty if there is none, or it is damaged."""
     try:
-        step = json.loads((run_dir / "evaluation.json").read_text()).get("step")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return step if _steps(run_dir)[:1] == [step] else None
+        content = json.loads((run_dir / "time.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def remove_run(run_dir: pathlib.Path) -> None:
@@ -138,12 +141,14 @@ def remove_run(run_dir: pathlib.Path) -> None:
     if not (run_dir / "config.json").exists():
         return
     _clear(run_dir / "checkpoints")
-    shutil.rmtree(run_dir / "saved_model", ignore_errors=True)
-    for pattern in (*CHECKPOINTS, f"train/{EVENTS}", f"validation/{EVENTS}", *WRITTEN):
+    shutil.rmtree(run_dir / "saved_model.partial", ignore_errors=True)
+    saved_model = ("saved_model/*.pb", "saved_model/variables/variables.*")
+    for pattern in (*CHECKPOINTS, *saved_model, f"train/{EVENTS}", f"validation/{EVENTS}", "partial.*", *WRITTEN):
         for path in run_dir.glob(pattern):
             if path.is_file():
                 path.unlink()
-    for folder in ("checkpoints/cycles", "checkpoints", "train", "validation"):
+    folders = "checkpoints/cycles checkpoints train validation saved_model/variables saved_model/assets saved_model"
+    for folder in folders.split():
         with contextlib.suppress(OSError):  # It holds other files, or does not exist.
             (run_dir / folder).rmdir()
 
@@ -168,12 +173,12 @@ def lock(run_dir: pathlib.Path) -> Iterator[None]:
 
 
 class Checkpoints:
-    """A run's checkpoints: in `checkpoints/` the newest, to resume from; in `checkpoints/cycles/` one a cycle."""
+    """A run's checkpoints: the newest two in `checkpoints/`, and each cycle's last weights in `checkpoints/cycles/`."""
 
     def __init__(self, run_dir: pathlib.Path, trainer: Trainer):
         self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self.step = 0
-        """The step of the newest checkpoint, saved or restored: where the next start goes on from."""
+        """The step of the newest checkpoint: the step that a restart resumes from."""
         self._trainer = trainer
         everything = tf.train.Checkpoint(
             model=trainer.model,
@@ -181,6 +186,7 @@ class Checkpoints:
             step=trainer.step,
             skipped=trainer.skipped,
             totals=trainer.totals,
+            not_finite=trainer.not_finite,
             seconds=self.seconds,
         )
         weights = tf.train.Checkpoint(model=trainer.model)
@@ -204,7 +210,7 @@ class Checkpoints:
         return (time.monotonic() - self._saved) / 60
 
     def restart_clock(self) -> None:
-        """Leaves out of `seconds` the time since the last checkpoint or restart, as it was no training."""
+        """Leaves the time since the last checkpoint out of `seconds`, because it was not spent training."""
         self._clock = time.monotonic()
 
     def training_time(self) -> datetime.timedelta:
@@ -224,14 +230,14 @@ class Checkpoints:
         self.step = step
         self._saved = self._clock = time.monotonic()
 
-    def save_cycle(self, cycle: int) -> None:
-        """Keeps the weights of the end of a cycle, counted from 1.
+    def save_cycle(self) -> None:
+        """Keeps the weights of a cycle's end, under the number of the step.
 
         Raises:
           UserError: if they cannot be written.
         """
         with _writing(self._cycles.directory):
-            self._cycles.save(cycle)
+            self._cycles.save(int(self._trainer.step.numpy()))
 
 
 def load_model(run_dir: pathlib.Path) -> tuple[keras.Model, int]:
@@ -289,7 +295,7 @@ def _steps(run_dir: pathlib.Path) -> list[int]:
 
 
 def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> int:
-    """Restores the newest checkpoint that is not damaged, with a line on those that are. Returns its step."""
+    """Restores the newest checkpoint that is not damaged, and reports each damaged one. Returns its step."""
     steps = _steps(run_dir)
     for older, step in enumerate(steps, start=1):
         path = run_dir / "checkpoints" / f"ckpt-{step}"
@@ -298,7 +304,7 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
         except (UserError, *DAMAGED) as error:
             problem = f"checkpoint {path} is damaged, or of another network"
             if older == len(steps):
-                raise UserError(f"{problem}: choose another --run_dir, or add --overwrite") from error
+                raise UserError(f"{problem}: choose another --run_dir") from error
             print(f"{problem}: trying the one of step {steps[older]}", file=sys.stderr, flush=True)
         else:
             return step

@@ -12,7 +12,7 @@ from tiny_imagenet.errors import UserError
 
 
 def get_strategy(name: str) -> tf.distribute.Strategy:
-    """The strategy to train by. Several workers must call it before they use TensorFlow for anything else.
+    """Returns the training strategy. Several workers must call it before they use TensorFlow for anything else.
 
     Args:
       name: "mirrored" for this machine's GPUs, or its logical CPUs if it has none; "multi_worker" for the machines that
@@ -25,13 +25,13 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
     try:
         cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().as_dict()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the environment variable TF_CONFIG names no cluster ({error}): see README.md") from error
+        raise UserError(f"TF_CONFIG names no cluster ({error}): see docs/distributed.md") from error
     workers = len(cluster.get("chief", [])) + len(cluster.get("worker", []))
     if name == "auto":
         name = "multi_worker" if workers > 1 else "mirrored" if len(gpus) > 1 else "none"
     if name == "multi_worker":
         if not workers:
-            raise UserError("--distribute=multi_worker needs the environment variable TF_CONFIG: see README.md")
+            raise UserError("--distribute=multi_worker needs the variable TF_CONFIG: see docs/distributed.md")
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.OpError as error:
@@ -46,7 +46,7 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes the run directory: of several workers, the first."""
+    """Returns whether this process writes the run directory. With several workers, only the first does."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return True
     resolver = strategy.cluster_resolver
@@ -56,7 +56,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
-    """Returns a function that tells every worker whether a flag is set at one of them. All must call it together."""
+    """Returns a function that is True on all workers if the flag is set on any. All workers must call it together."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return bool
 
@@ -71,15 +71,15 @@ def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
 
 
 def on_device(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.data.Dataset:
-    """Prefetches batches to the GPU, so that a step need not wait for its images. Several devices' strategies do so."""
+    """Prefetches batches to the GPU, so that they are there when a step starts. Strategies of several devices do it."""
     gpus = tf.config.list_logical_devices("GPU")
-    if strategy.num_replicas_in_sync > 1 or not gpus:
+    if not gpus or not isinstance(batches, tf.data.Dataset):
         return batches
     return batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name, buffer_size=2))
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
-    """What a run is computed on, for people: "2 x NVIDIA H100 80GB HBM3", or a CPU's name and cores."""
+    """Returns a readable name of the devices: "2 x NVIDIA H100 80GB HBM3", or a CPU's name and cores."""
     replicas = strategy.num_replicas_in_sync
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:

@@ -67,6 +67,7 @@ def score(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE) -> d
 
 def result(
     scores: dict[str, float],
+    dataset: str,
     name: str,
     split: Split,
     step: int | None = None,
@@ -75,4 +76,4 @@ def result(
 ) -> dict:
     """Returns the content of evaluation.json: the scores, and how they were measured."""
     how = {"step": step, "ten_crop": ten_crop, "snapshots": snapshots}
-    return {"split": name, "images": len(split), **scores, **how}
+    return {"dataset": dataset, "split": name, "images": len(split), **scores, **how}

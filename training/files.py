@@ -16,7 +16,7 @@ def replace_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       OSError: if the file cannot be written.
     """
-    partial = path.with_name(f"partial.{path.name}")
+    partial = path.with_name(f"partial{path.suffix}")  # TensorBoard would read a name with "tfevents".
     try:
         yield partial
         with open(partial, "rb+") as file:

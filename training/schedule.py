@@ -18,7 +18,7 @@ def epoch_ends(num_epochs: int, data_size: int, batch_size: int) -> list[int]:
 
 
 def cycle_steps(num_epochs: int, data_size: int, batch_size: int, num_cycles: int) -> float:
-    """Returns the length C of a cycle in steps, num_iter / num_cycles. It need not be whole: in the paper it is 781.25."""
+    """Returns the length C of a cycle in steps, num_iter / num_cycles. It need not be whole: the paper's is 781.25."""
     return num_epochs * data_size / batch_size / num_cycles
 
 

@@ -17,7 +17,7 @@ MAX_SKIPPED = 10  # Steps, if they are all steps since the last report.
 
 
 def default_precision() -> str:
-    """Returns the 16 bits that the hardware computes with, or float32.
+    """Returns the 16-bit policy that the hardware supports, or float32.
 
     That is mixed_float16 on a GPU (the paper's section 4.2.3), mixed_bfloat16 on a CPU with instructions for bfloat16,
     and float32 on any other.
@@ -39,7 +39,7 @@ def l2_loss(model: keras.Model) -> tf.Tensor:
 
 
 class Trainer(tf.Module):
-    """A network in training: all state that a step reads and writes, and so all that a checkpoint holds.
+    """A network in training: the state that a step reads and writes, which a checkpoint holds.
 
     Build it in the scope of a `tf.distribute` strategy to train on all of the strategy's replicas together.
 
@@ -62,7 +62,7 @@ class Trainer(tf.Module):
       skipped: The number of steps that changed nothing, as their gradients overflowed float16, int64.
       totals: Sums since the last `reset_means`, float64: of loss, cross-entropy, top-1 and global norm over the steps
         that were not skipped, of these steps, and of all steps.
-      diverged: The first step that was not skipped and whose loss or global norm was not finite, or 0, int64.
+      diverged: The first step, not skipped, with a loss or global norm that is not finite; 0 if there is none, int64.
       not_finite: The number of successive steps, up to the last, whose loss itself was not finite, int64.
 
     Raises:
@@ -103,8 +103,8 @@ class Trainer(tf.Module):
         self._clip_norm = clip_norm
         self._sync_batch_norm = sync_batch_norm
         self._statistics = [variable.value for variable in model.non_trainable_weights]  # Batch normalisation's.
-        dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout) and layer.rate]
-        self._dropout_seeds = [layer.seed_generator.state for layer in dropouts]
+        random = [layer for layer in model.layers if getattr(layer, "seed_generator", None) is not None]
+        self._dropout_seeds = [layer.seed_generator.state for layer in random]
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = sync_batch_norm and self._strategy.num_replicas_in_sync > 1

@@ -17,7 +17,7 @@ from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from training.files import replace_file
 
-SUFFIX = ".tiny_imagenet"  # Tells a run's events from those of another program.
+SUFFIX = ".tiny_imagenet"  # Marks this project's event files.
 EVENTS = f"events.out.tfevents.*{SUFFIX}"
 FIELDS = (
     "step",
@@ -37,7 +37,7 @@ class Metrics:
     """metrics.csv: a row for each interval of training steps, and one for each epoch's validation."""
 
     def __init__(self, path: pathlib.Path, step: int):
-        """Opens the file to append what follows `step`, whose validation is still to come.
+        """Opens the file to append rows after `step`. The validation of that step has not run yet.
 
         Drops the rows that a run wrote after its last checkpoint. The last of them may be incomplete.
 
@@ -48,9 +48,9 @@ class Metrics:
         self._rows = []
         if path.exists():
             first, *rows = path.read_text(errors="replace").split("\n")
-            whole = [row.split(",") for row in rows[:-1]]  # What follows the last line break is incomplete.
+            whole = [row.split(",") for row in rows[:-1]]  # The text after the last newline is an incomplete row.
             if first != header or any(len(row) != len(FIELDS) or not row[0].isdigit() for row in whole):
-                raise UserError(f"{path} is damaged: restore it, or choose another --run_dir")
+                raise UserError(f"{path} is damaged or of another version: restore it, or choose another --run_dir")
             rows = [dict(zip(FIELDS, row, strict=True)) for row in whole]
             self._rows = [row for row in rows if int(row["step"]) < step or int(row["step"]) == step and row["loss"]]
         with replace_file(path) as partial, partial.open("w", newline="") as file:
@@ -80,7 +80,7 @@ class TensorBoard:
     """TensorBoard's events, in `train/` and `validation/` as Keras' own callback writes them."""
 
     def __init__(self, run_dir: pathlib.Path, step: int):
-        """Opens the events to append what follows `step`, whose validation is still to come. Drops later events."""
+        """Opens the events to append events after `step`, whose validation has not run yet. Drops later events."""
         self._writers = {}
         for name, last in (("train", step), ("validation", step - 1)):
             for path in (run_dir / name).glob(EVENTS):
@@ -152,7 +152,7 @@ class Progress:
 
     def images_per_second(self, step: int) -> float:
         first, started = self._interval
-        return (step - first) * self._batch_size / (time.monotonic() - started)
+        return (step - first) * self._batch_size / max(time.monotonic() - started, 1e-9)
 
     def due(self) -> bool:
         """Returns whether there is a bar, and it should be drawn again."""
@@ -176,7 +176,7 @@ class Progress:
         self._drawn = time.monotonic()
 
     def say(self, line: str) -> None:
-        """Prints a line that stays."""
+        """Prints a line above the progress bar."""
         if self._bar.disable:
             print(line, flush=True)
         else:

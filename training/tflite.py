@@ -53,7 +53,7 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> Non
 
     with quiet():
         _write(run_dir / FLOAT_FILE, converter(tf.uint8).convert())
-        quantised = converter(tf.float32)  # Integer input is for the converter to make: a cast would stay in floats.
+        quantised = converter(tf.float32)  # The converter creates the integer input. A cast would stay in floats.
         quantised.optimizations = [tf.lite.Optimize.DEFAULT]
         quantised.representative_dataset = lambda: ([images] for images in calibration_images(data))
         quantised.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

@@ -78,7 +78,7 @@ def test_keeps_the_newest_two_and_every_cycle(tmp_path):
     for number in (1, 2, 3):
         ours.step.assign(number * 10)
         kept.save()
-        kept.save_cycle(number)
+        kept.save_cycle()
     assert sorted(path.name for path in tmp_path.glob("checkpoints/ckpt-*.index")) == ["ckpt-20.index", "ckpt-30.index"]
     assert len(list(tmp_path.glob("checkpoints/cycles/cycle-*.index"))) == 3
 

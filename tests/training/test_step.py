@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import models
+from models.layers import BatchNormalization
 from tiny_imagenet.errors import UserError
 from training import step
 
@@ -19,7 +20,7 @@ def small_network(dropout=0.0, auxiliary_heads=0):
     keras.utils.set_random_seed(1)
     inputs = keras.Input((56, 56, 3))
     x = keras.layers.Conv2D(4, 5, strides=4, activation="relu", name="conv")(inputs)
-    x = keras.layers.BatchNormalization(name="bn")(x)
+    x = BatchNormalization(name="bn")(x)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     names = ["logits", *(f"auxiliary{number}" for number in range(auxiliary_heads))]
@@ -242,7 +243,7 @@ def test_steps_that_are_all_skipped_are_divergence():
         half.means()
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_xla_computes_the_same_step(precision):
     plain, compiled = (
         under(precision, lambda jit=jit: trainer(small_network(), jit_compile=jit)) for jit in (False, True)

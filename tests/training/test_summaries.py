@@ -116,6 +116,7 @@ def test_hparams(ask, synthetic_run):
     body = {"allowedStatuses": status, "colParams": [], "startIndex": 0, "sliceSize": 10, "includeMetrics": True}
     answer = json.loads(ask("hparams/session_groups", experimentName="", **body))
     (group,) = answer["sessionGroups"]
+    assert group["name"] == synthetic_run.name
     assert group["hparams"] == json.loads((synthetic_run / "config.json").read_text())
     evaluation = json.loads((synthetic_run / "evaluation.json").read_text())
     measured = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
