@@ -237,7 +237,7 @@ def test_auxiliary_heads_are_left_out(tmp_path, data):
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
         kinds = json.loads(file.read("config.json"))["config"]["layers"]
     assert any(layer["class_name"] == "BatchNormalization" for layer in kinds)
-    assert {layer["module"] for layer in kinds} == {"keras.layers"}  # So it loads without this project.
+    assert all(layer["module"].startswith("keras.") for layer in kinds)  # So it loads without this project.
     whole = export.load_keras(tmp_path)
     assert whole.output_shape == (None, 10)
     assert whole.count_params() < trained.count_params()
