@@ -129,7 +129,7 @@ def table_4(groups: list[Group]) -> Table:
     rows = []
     for group in groups:
         parameters, multiply_adds = network_cost(group.network)
-        measured = [run.speed() for run in group.shown]
+        measured = [run.speed() for run in group.shown if run.speed()[0] is not None]
         speed = mean(over_seeds(speed for speed, _ in measured))
         images = paper.SETTINGS["num_epochs"] * TRAIN_SIZES[group.config["dataset"]]
         rows.append(
