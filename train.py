@@ -113,7 +113,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             jit_compile=FLAGS.jit_compile,
         )
     saved = checkpoints.Checkpoints(out_dir, trainer)
-    saved.restore(run_dir)
+    if not FLAGS.overwrite:  # Another worker may still be removing the run.
+        saved.restore(run_dir)
     done = int(trainer.step.numpy())
     device = distribution.describe_devices(strategy)
     parameters = cost.parameters(model)

@@ -264,6 +264,22 @@ def test_two_workers_train_as_one_though_one_is_lost(tmp_path, workers, flags, e
     assert (tmp_path / "saved_model/saved_model.pb").exists()
 
 
+def test_a_worker_that_is_asked_to_stop_stops_all(tmp_path, workers, flags):
+    """At their next report, with a checkpoint."""
+    with workers([*flags, f"--run_dir={tmp_path}", "--checkpoint_minutes=0", "--log_every=2"]) as (chief, other):
+        for line in chief.stdout:
+            if f"step 4/{STEPS}" in line:
+                other.terminate()
+                break
+        output, error = chief.communicate()
+        other_output, other_error = other.communicate()
+    assert (chief.returncode, other.returncode) == (143, 143), error + other_error
+    step = int(output.split("stopped after step ")[1].split(":")[0])
+    assert step % 2 == 0 and 4 <= step < STEPS
+    assert f"stopped after step {step}:" in other_output
+    assert (tmp_path / f"checkpoints/ckpt-{step}.index").exists()
+
+
 @pytest.mark.parametrize("config", ["{", "[]", '{"cluster": 3}', "", '{"cluster": {"ps": ["localhost:1"]}}'])
 def test_no_cluster(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
