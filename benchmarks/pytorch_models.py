@@ -141,7 +141,7 @@ class Step:
       name: A key of `REGISTRY`.
       mean_crops: (10, 56, 56, 3) float32, the ten crops of the mean image.
       memory_format: torch.channels_last or torch.contiguous_format.
-      dtype: torch.float32, or what autocast takes in its place; float16 has dynamic loss scaling.
+      dtype: torch.float32, or the autocast dtype; float16 has dynamic loss scaling.
       learning_rate: SGD's.
       momentum: SGD's; Nesterov's if it is not 0.
       weight_decay: The kernels' gradients are those of a loss that has this times sum(w^2)/2 over them.
@@ -194,9 +194,8 @@ class Step:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         with torch.no_grad():
-            for (
-                kernel
-            ) in self.kernels:  # The gradient of weight decay; through autograd it takes several times as long.
+            # The gradient of weight decay. Autograd would take several times as long.
+            for kernel in self.kernels:
                 kernel.grad.add_(kernel, alpha=self.weight_decay)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)

@@ -1,8 +1,8 @@
 """Measures the training step on the CPU, beside PyTorch's: python -m benchmarks.training_step --precision=float32
 
-For each of the paper's networks it prints the images a second of `Trainer.train_step`; of the same step in PyTorch, if
+For each of the paper's networks it prints the images per second of `Trainer.train_step`; of the same step in PyTorch, if
 PyTorch is installed, in both memory formats; and the step's share of the machine's matrix-product rate, its practical
-limit. The contenders take turns and the fastest of the rounds counts, which keeps other load on the machine out.
+limit. The implementations take turns, and the fastest round counts, to reduce noise from other load.
 """
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
@@ -28,7 +28,7 @@ CONTIGUOUS, CHANNELS_LAST = "PyTorch, contiguous", "PyTorch, channels_last"
 
 flags.DEFINE_multi_enum("model", NETWORKS, NETWORKS, "The networks; by default all four of the paper's.")
 flags.DEFINE_enum("precision", "float32", ["float32", "mixed_float16", "mixed_bfloat16"], "Keras' dtype policy.")
-flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 256, "Images per step.", lower_bound=1)
 flags.DEFINE_integer("rounds", 5, "Rounds after the one that warms up.", lower_bound=1)
 flags.DEFINE_float("seconds", 3.0, "Length of a contender's turn, which is at least one step.", lower_bound=0.0)
 flags.DEFINE_integer("product", 4096, "Size of the square matrices in the matrix product.", lower_bound=1)

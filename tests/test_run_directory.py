@@ -4,6 +4,8 @@ import json
 import pathlib
 import shutil
 
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
@@ -169,3 +171,28 @@ def test_a_resumed_run_keeps_its_precision(train, tmp_path, finished, kept):
     result = train("--precision=auto", "--num_epochs=2", "--num_cycles=2")
     assert result.returncode == 0 and f"in {kept} on" in result.stdout
     assert config(finished)["precision"] == kept
+
+
+def test_finished_run_is_exported_again(tmp_path, run_main, synthetic_run, synthetic_flags):
+    """By --export_only, and by the run's own command, which evaluates again too; neither trains."""
+    paths = tmp_path / "export_only", tmp_path / "same_command"
+    for path in paths:
+        shutil.copytree(synthetic_run, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
+    commands = [["train.py", *synthetic_flags, f"--run_dir={path}"] for path in paths]
+    commands[0] += ["--export_only", "--batch_size=64"]  # Of the flags it takes no more than where the run is.
+    for command in commands:
+        result = run_main(*command)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "export" in result.stdout and "step 10/10" not in result.stdout
+    expected = keras.saving.load_model(synthetic_run / "model.keras").get_weights()
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
+    serve = tf.saved_model.load(str(synthetic_run / "saved_model")).signatures["serving_default"]
+    probabilities = serve(images=tf.constant(images))["probabilities"].numpy()
+    for path in paths:
+        assert (path / "metrics.csv").read_bytes() == (synthetic_run / "metrics.csv").read_bytes()
+        weights = keras.saving.load_model(path / "model.keras").get_weights()
+        assert all(map(np.array_equal, weights, expected))
+        serve = tf.saved_model.load(str(path / "saved_model")).signatures["serving_default"]
+        np.testing.assert_allclose(serve(images=tf.constant(images))["probabilities"], probabilities, rtol=1e-5)
+    assert not (paths[0] / "evaluation.json").exists()
+    assert (paths[1] / "evaluation.json").read_bytes() == (synthetic_run / "evaluation.json").read_bytes()

@@ -6,7 +6,8 @@ Crops 0 to 4 of a 64x64 image are its four 56x56 corners and its centre; crops 5
 import numpy as np
 import tensorflow as tf
 
-IMAGE_SIZE = 64
+from tiny_imagenet.archive import IMAGE_SIZE
+
 CROP_SIZE = 56
 CENTRE = 4
 SCALE = 64.0  # About the standard deviation of the training set's pixels.

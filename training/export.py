@@ -1,7 +1,6 @@
 """The exported network: a SavedModel, a Keras model and TFLite files, each of them whole."""
 
 import json
-import os
 import pathlib
 import shutil
 
@@ -16,6 +15,7 @@ from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
 from training import checkpoints, pictures, tflite
+from training.files import replace_file
 
 TOP_K = 5
 IMAGE_SHAPE = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
@@ -131,9 +131,8 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
     shutil.rmtree(run_dir / "saved_model", ignore_errors=True)
     partial.rename(run_dir / "saved_model")
 
-    partial = run_dir / "partial.keras"
-    whole.save(partial)
-    os.replace(partial, run_dir / "model.keras")
+    with replace_file(run_dir / "model.keras") as partial:
+        whole.save(partial)
     checkpoints.write_json(run_dir / "classes.json", classes)
 
     if with_tflite:
