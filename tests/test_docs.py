@@ -1,15 +1,25 @@
-"""The README and docs/: their links, their length, and the flags and files that they name."""
+"""The README and docs/: their links, their length, the flags and files that they name, and their Python blocks."""
 
+import json
 import pathlib
 import re
+import shutil
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow_datasets.core import constants
 
 import flags
+import models
+from models import weights
+from tiny_imagenet import tiny_imagenet_dataset_builder
+from training import export
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md"), *ROOT.glob("tiny_imagenet/*.md")]
-PROGRAMS = ("train", "evaluate", "report")
+PROGRAMS = ("train", "evaluate", "predict", "report")
 
 
 def text(page):
@@ -58,3 +68,55 @@ def test_flags_in_commands_exist(page):
                 delattr(flags.FLAGS, name)
         for name in re.findall(r"--(\w+)", rest):
             assert {name, name.removeprefix("no")} & {*own, "help"}, (program, name)
+
+
+BLOCKS = [
+    pytest.param(block, page, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL), start=1)
+]
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The folder weights/ as if it held weights of resnet20."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for name in ("classes.json", "mean_image.npy"):
+        shutil.copy(weights.FOLDER / name, folder)
+    path = folder / "resnet20.weights.h5"
+    weights.save(models.build("resnet20"), path)
+    (folder / "index.json").write_text(json.dumps({"resnet20": {"sha256": weights.checksum(path)}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def working_folder(tmp_path_factory, synthetic_run):
+    """A folder with the runs and the picture that the pages name."""
+    folder = tmp_path_factory.mktemp("working_folder")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "googlenet").symlink_to(synthetic_run)
+    resnet20 = folder / "runs" / "resnet20"
+    resnet20.mkdir()
+    (resnet20 / "saved_model").symlink_to(synthetic_run / "saved_model")
+    export.whole_model(models.build("resnet20"), weights.mean_image()).save(resnet20 / "model.keras")
+    photo = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
+    (folder / "photo.jpg").write_bytes(tf.io.encode_jpeg(photo).numpy())
+    return folder
+
+
+@pytest.mark.parametrize("block, page", BLOCKS)
+def test_python_block_runs(block, page, shipped, working_folder, synthetic_data_dir, monkeypatch):
+    if "as_dataframe" in block:
+        pytest.importorskip("pandas")
+        pytest.importorskip("jinja2")
+    monkeypatch.chdir(working_folder)
+    monkeypatch.setattr(weights, "FOLDER", shipped)
+    # The dataset is the synthetic one, and it is where TFDS looks by default.
+    monkeypatch.setattr(tiny_imagenet_dataset_builder.Builder, "DEFAULT_BUILDER_CONFIG_NAME", "synthetic")
+    monkeypatch.setattr(constants, "DATA_DIR", str(synthetic_data_dir))
+    monkeypatch.setattr(plt, "show", plt.close)
+    exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
+
+
+def test_pages_have_python_blocks():
+    assert len(BLOCKS) >= 5

@@ -1,26 +1,33 @@
-"""Executes the notebooks, as they are, on a small run."""
+"""Executes the notebooks, as they are, on a small run, and checks the outputs that they are kept with."""
 
 import json
 import os
 import pathlib
 import re
+import shutil
+import subprocess
 
 import nbclient
 import nbformat
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import models
+from models import weights
 from tiny_imagenet import synthetic
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 PROJECT = ("tiny_imagenet", "models", "training", "reporting", "flags", "train", "evaluate", "report")
 WORDS = {" ".join(cls) for cls in synthetic.CLASSES}
 
 
 def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, tmp_path: pathlib.Path, **variables) -> str:
     """Runs a notebook in a folder with some environment variables; returns the text that it printed."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "IMAGES")}
+    parameters = ("PYTHONPATH", "RUN_DIR", "MODEL", "IMAGES", "PICTURES", "REPOSITORY")
+    environment = {name: value for name, value in os.environ.items() if name not in parameters}
     environment |= {
         "CUDA_VISIBLE_DEVICES": "-1",
         "IPYTHONDIR": str(tmp_path / "ipython"),
@@ -29,14 +36,23 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, tmp_path: pat
     environment |= {name: str(value) for name, value in variables.items()}
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
     client.execute(env=environment)  # Raises CellExecutionError where a cell does.
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    assert not [output for output in outputs if output.output_type == "error"]
-    return "".join(output.text for output in outputs if output.get("name") == "stdout")
+    return printed(notebook)
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", ())]
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    return "".join(output.text for output in outputs(notebook) if output.get("name") == "stdout")
 
 
 def figures(notebook: nbformat.NotebookNode) -> int:
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    return sum("image/png" in output.get("data", ()) for output in outputs)
+    return sum("image/jpeg" in output.get("data", ()) for output in outputs(notebook))
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
 
 
 @pytest.fixture
@@ -61,52 +77,118 @@ def project_is_hidden() -> nbformat.NotebookNode:
     return nbformat.v4.new_code_cell("\n".join(lines))
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_is_kept_without_outputs(path):
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory) -> nbformat.NotebookNode:
+    """A cell after which the repository's weights are untrained ones of the baseline."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("classes.json", "mean_image.npy"):
+        shutil.copy(weights.FOLDER / name, folder)
+    file = folder / "baseline.weights.h5"
+    weights.save(models.build("baseline"), file)
+    (folder / "index.json").write_text(json.dumps({"baseline": {"sha256": weights.checksum(file)}}))
+    lines = [
+        "import pathlib, sys",
+        f"sys.path.insert(0, {str(ROOT)!r})",
+        "from models import weights",
+        f"weights.FOLDER = pathlib.Path({str(folder)!r})",
+    ]
+    return nbformat.v4.new_code_cell("\n".join(lines))
+
+
+@pytest.fixture
+def no_weights() -> nbformat.NotebookNode:
+    """A cell after which the repository has no weights."""
+    lines = [f"import sys; sys.path.insert(0, {str(ROOT)!r})", "from models import weights", "weights.index = dict"]
+    return nbformat.v4.new_code_cell("\n".join(lines))
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_outputs_that_are_kept(path):
+    """They are whole and small, without errors, without this machine's paths, and without images of Tiny ImageNet."""
     notebook = nbformat.read(path, 4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    for cell in notebook.cells:
-        assert not cell.get("outputs") and cell.get("execution_count") is None
+    assert path.stat().st_size < 300_000
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)]
+    assert {output.get("name", output.output_type) for output in outputs(notebook)} == {"stdout", "display_data"}
+    assert figures(notebook) >= 1
+    text = printed(notebook)
+    assert not re.search(r"/(home|root|tmp|work|Users)/", text)
+    assert re.search(r"^pictures drawn by code$| on tiny_imagenet/synthetic$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("source", ["drawn", "folder"])
-def test_saved_model(source, synthetic_run, without_project, tmp_path):
-    notebook = nbformat.read(NOTEBOOKS / "saved_model.ipynb", 4)
+def test_saved_model_of_a_run(synthetic_run, without_project, tmp_path):
+    notebook = read("saved_model")
     notebook.cells.insert(0, project_is_hidden())
-    variables = {"RUN_DIR": synthetic_run, "PYTHONPATH": without_project}
-    names = ["red disc", "green square", "blue stripes"]
-    if source == "folder":
-        names = ["a.JPEG", "grey.jpg"]
-        for i, name in enumerate(names):
-            images, _ = synthetic.draw(synthetic.CLASSES[i], 1, np.random.default_rng(i))
-            (tmp_path / name).write_bytes(synthetic.encode(images[0], grey=i == 1))
-        variables["IMAGES"] = tmp_path
 
-    text = execute(notebook, tmp_path, tmp_path, **variables)
+    text = execute(notebook, tmp_path, tmp_path, RUN_DIR=synthetic_run, PYTHONPATH=without_project)
 
     for name in PROJECT:
         assert f"{name} is hidden" in text
     for signature in ("serving_default", "serve_jpeg"):
         assert f"{signature}\n  takes" in text
+    assert "pictures drawn by code" in text
+    assert len(check_answers(text, ["red disc", "green square", "blue stripes"]) & WORDS) >= 5
+    assert float(re.search(r"largest difference of a probability: (\S+)", text)[1]) < 1e-5
+    assert "baseline: 13,053,448 parameters, (None, 64, 64, 3) -> (None, 200)" in text
+    check_keras(text)
+    assert figures(notebook) == 1
+
+
+def test_saved_model_without_a_run(shipped, tmp_path):
+    """From the repository's weights, on pictures of several formats and sizes."""
+    images, _ = synthetic.draw(synthetic.CLASSES[0], 2, np.random.default_rng(0))
+    (tmp_path / "a.JPEG").write_bytes(synthetic.encode(images[0], grey=True))
+    (tmp_path / "b.png").write_bytes(tf.io.encode_png(np.tile(images[1], (2, 3, 1))).numpy())
+    (tmp_path / "notes.txt").write_text("no picture")
+    notebook = read("saved_model")
+    notebook.cells.insert(0, shipped)
+
+    text = execute(notebook, NOTEBOOKS, tmp_path, RUN_DIR=tmp_path / "none", MODEL="baseline", IMAGES=tmp_path)
+
+    assert "exported baseline with the weights that come with the repository" in text
+    assert "drawn by code" not in text
+    assert len(check_answers(text, ["a.JPEG", "b.png"]) & set(weights.classes()["words"])) >= 5
+    check_keras(text)
+
+
+def check_answers(text: str, names: list[str]) -> set[str]:
+    """Checks the five classes of each picture; returns all words."""
     answers = re.findall(r"^ +([\d.]+)%  (.+)$", text, re.MULTILINE)
     assert len(answers) == 5 * len(names)
     for i, name in enumerate(names):
         assert f"\n{name}\n" in text
         five = answers[5 * i : 5 * i + 5]
-        assert len({word for _, word in five} & WORDS) == 5
+        assert len({word for _, word in five}) == 5
         shares = [float(share) for share, _ in five]
         assert 0.5 <= shares[0] <= 100 and shares == sorted(shares, reverse=True)  # Of 200 classes.
-    assert "(None, 56, 56, 3) -> (None, 200)" in text
-    assert figures(notebook) == 1
+    return {word for _, word in answers}
+
+
+def check_keras(text: str) -> None:
+    assert len(re.findall(r"^(?:red disc|green square|blue stripes): .+ [\d.]+%$", text, re.MULTILINE)) == 3
+
+
+@pytest.mark.parametrize("name", ["saved_model", "fine_tune", "data_and_mistakes"])
+def test_without_a_run_and_without_weights(name, no_weights, tmp_path):
+    """One line says what to do."""
+    notebook = read(name)
+    notebook.cells.insert(0, no_weights)
+    with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
+        execute(notebook, NOTEBOOKS, tmp_path, RUN_DIR=tmp_path / "none")
+    assert caught.value.ename == "SystemExit"
+    assert "RUN_DIR" in caught.value.evalue and "\n" not in caught.value.evalue
+    (error,) = [output for output in outputs(notebook) if output.output_type == "error"]
+    assert len(error.traceback) <= 2 and "File " not in "".join(error.traceback)
 
 
 def test_data_and_mistakes(synthetic_run, synthetic_data_dir, tmp_path):
-    notebook = nbformat.read(NOTEBOOKS / "data_and_mistakes.ipynb", 4)
-    variables = {"RUN_DIR": synthetic_run, "DATA_DIR": synthetic_data_dir, "DATASET": "synthetic"}
+    notebook = read("data_and_mistakes")
 
-    text = execute(notebook, NOTEBOOKS, tmp_path, **variables)
+    text = execute(notebook, NOTEBOOKS, tmp_path, RUN_DIR=synthetic_run, DATA_DIR=synthetic_data_dir)
 
+    assert "baseline after 10 steps on tiny_imagenet/synthetic" in text
     assert "'train': 4000" in text and "200 classes" in text
     scores = json.loads((synthetic_run / "evaluation.json").read_text())
     assert f"1,000 validation images: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}" in text
@@ -120,3 +202,67 @@ def test_data_and_mistakes(synthetic_run, synthetic_data_dir, tmp_path):
     for column in zip(*fifths, strict=True):  # Each fifth has as many images.
         assert sum(map(float, column)) / 5 == pytest.approx(100 * scores["top_1"], abs=0.01)
     assert figures(notebook) == 5 + (found > 0)
+
+
+def accuracies(text: str) -> list[float]:
+    return [float(share) for share in re.findall(r"^epoch \d+: .* on validation ([\d.]+)%$", text, re.MULTILINE)]
+
+
+def test_fine_tune_a_run(synthetic_run, tmp_path):
+    notebook = read("fine_tune")
+
+    text = execute(notebook, NOTEBOOKS, tmp_path, RUN_DIR=synthetic_run)
+
+    assert "pictures drawn by code" in text and "belonging to 5 classes" in text
+    assert len(accuracies(text)) == 15
+    assert "the same answers after loading: True" in text
+    assert figures(notebook) == 2
+
+
+def test_fine_tune_the_repository_s_weights(shipped, tmp_path):
+    """On a folder of pictures of any size."""
+    random = np.random.default_rng(0)
+    for name, colour in (("dark", 30), ("bright", 220)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(40):
+            picture = np.clip(random.normal(colour, 20, (80, 100 + number, 3)), 0, 255).astype(np.uint8)
+            (tmp_path / "pictures" / name / f"{number}.png").write_bytes(tf.io.encode_png(picture).numpy())
+    notebook = read("fine_tune")
+    notebook.cells.insert(0, shipped)
+    variables = {"RUN_DIR": tmp_path / "none", "MODEL": "baseline", "PICTURES": tmp_path / "pictures"}
+
+    text = execute(notebook, NOTEBOOKS, tmp_path, **variables)
+
+    assert "belonging to 2 classes" in text and "drawn by code" not in text
+    assert accuracies(text)[-1] > 90
+    assert "the same answers after loading: True" in text
+
+
+def test_colab(tmp_path):
+    """The first cell, the same in all notebooks, clones the project, installs what it needs and goes to its folder."""
+    cells = [next(cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code") for path in PATHS]
+    assert len({cell.source for cell in cells}) == 1
+    repository, installed = tmp_path / "repository", tmp_path / "installed"
+    shutil.copytree(ROOT / "tiny_imagenet", repository / "tiny_imagenet")
+    (repository / "notebooks").mkdir()
+    (repository / "notebooks" / "README.md").touch()
+    for name in ("README.md", "LICENSE", "pyproject.toml", "setup.cfg"):
+        shutil.copy(ROOT / name, repository)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "--message=test"]):
+        subprocess.run(["git", "-C", str(repository), *command], check=True)
+    (tmp_path / "content").mkdir()
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [
+        nbformat.v4.new_code_cell("import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')"),
+        nbformat.v4.new_code_cell(cells[0].source),
+        nbformat.v4.new_code_cell(cells[0].source),  # Running it again does nothing.
+        nbformat.v4.new_code_cell("import os\nprint('in', os.getcwd(), REPOSITORY)"),
+    ]
+    pip = {"PIP_TARGET": installed, "PIP_NO_DEPS": 1, "PIP_NO_BUILD_ISOLATION": 0, "PIP_NO_INDEX": 1}  # 0 is for "no".
+
+    text = execute(notebook, tmp_path / "content", tmp_path, REPOSITORY=repository, **pip)
+
+    folder = (tmp_path / "content" / "tiny-imagenet" / "notebooks").resolve()
+    assert f"in {folder} {repository}\n" in text
+    assert (installed / "tiny_imagenet" / "checksums.tsv").exists()

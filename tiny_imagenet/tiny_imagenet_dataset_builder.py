@@ -1,5 +1,6 @@
 """Tiny ImageNet as a TFDS dataset."""
 
+import copy
 import dataclasses
 import errno
 import io
@@ -43,6 +44,27 @@ class TinyImagenetConfig(tfds.core.BuilderConfig):
             "validation_per_class": self.validation_per_class,
             "test_images": self.test_images,
         }
+
+
+def with_words(info: tfds.core.DatasetInfo) -> tfds.core.DatasetInfo:
+    """Returns a copy of the description of a prepared dataset in which the names of the labels are words.
+
+    `tfds.show_examples` and `tfds.as_dataframe` show the names of labels. With the copy they show the first of the
+    words of each class, such as "goldfish". The names in `info` remain WordNet ids, such as "n01443537".
+
+    Args:
+        info: from `tfds.load(..., with_info=True)`, or of a builder.
+
+    Raises:
+        ValueError: the dataset is not prepared, so its words are not known yet.
+    """
+    if "words" not in info.metadata:
+        raise ValueError(f"{info.full_name} is not prepared: call download_and_prepare() of its builder first")
+    names = [words.split(",")[0] for words in info.metadata["words"]]
+    features = {**info.features, "label": tfds.features.ClassLabel(names=names)}
+    copied = copy.copy(info)
+    copied.__setstate__(info.__getstate__() | {"features": tfds.features.FeaturesDict(features)})
+    return copied
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):

@@ -2,15 +2,17 @@
 
 import pathlib
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import tiny_imagenet  # noqa: F401, registers the data set
+import tiny_imagenet
 from tiny_imagenet import synthetic, tiny_imagenet_dataset_builder
 from tiny_imagenet.errors import UserError
 
@@ -305,3 +307,32 @@ def test_configs_and_pickling(tmp_path):
     assert full.info.features["label"].num_classes == 200
     assert full.url_infos[tiny_imagenet_dataset_builder._URL].size == 248_100_043
     assert pickle.loads(pickle.dumps(full))._archive == "x.zip"
+
+
+def test_words_in_the_displays_of_tfds(synthetic_data_dir, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    examples, info = tfds.load(
+        "tiny_imagenet/synthetic", split="validation", data_dir=str(synthetic_data_dir), with_info=True
+    )
+    labels = [example["label"] for example in examples.take(3).as_numpy_iterator()]
+    words = tiny_imagenet.with_words(info)
+    figure = tfds.show_examples(examples, words, rows=1, cols=3)
+    plt.close(figure)
+    expected = [info.metadata["words"][label] for label in labels]
+    assert [ax.get_xlabel() for ax in figure.axes] == [
+        f"{name} ({label})" for name, label in zip(expected, labels, strict=True)
+    ]
+    assert words.splits["train"].num_examples == 4000 and words.metadata == info.metadata
+    assert all(re.fullmatch(r"n9000\d{4}", name) for name in info.features["label"].names)
+
+    pytest.importorskip("pandas")
+    pytest.importorskip("jinja2")
+    table = tfds.as_dataframe(examples.take(3), words)
+    assert table["label"].tolist() == labels
+    assert all(f"{label} ({name})" in table._repr_html_() for name, label in zip(expected, labels, strict=True))
+
+
+def test_words_of_data_that_is_not_prepared(tmp_path):
+    info = tfds.builder("tiny_imagenet/synthetic", data_dir=tmp_path).info
+    with pytest.raises(ValueError, match=r"^tiny_imagenet/synthetic/1.0.0 is not prepared: call download_and_prepare"):
+        tiny_imagenet.with_words(info)
