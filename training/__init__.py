@@ -18,6 +18,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 # The packages in setup.cfg, by the names that a Python program imports.
 PACKAGES = {
     "absl": "absl-py",
+    "h5py": "h5py",
     "importlib_resources": "importlib_resources",
     "keras": "Keras",
     "matplotlib": "Matplotlib",
@@ -26,6 +27,7 @@ PACKAGES = {
     "tensorboard": "TensorBoard",
     "tensorflow": "TensorFlow",
     "tensorflow_datasets": "TensorFlow Datasets",
+    "tqdm": "tqdm",
 }
 
 
