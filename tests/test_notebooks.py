@@ -214,7 +214,7 @@ def test_fine_tune_a_run(synthetic_run, tmp_path):
     text = execute(notebook, NOTEBOOKS, tmp_path, RUN_DIR=synthetic_run)
 
     assert "pictures drawn by code" in text and "belonging to 5 classes" in text
-    assert len(accuracies(text)) == 15
+    assert len(accuracies(text)) == 10
     assert "the same answers after loading: True" in text
     assert figures(notebook) == 2
 
