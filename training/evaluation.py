@@ -37,7 +37,9 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
         five = tf.stack([crops.slice_crop(images, which) for which in range(5)])
         ten = tf.concat([five, tf.reverse(five, axis=[3])], axis=0)  # Crops 5 to 9 are the first five, mirrored.
         # One crop after the other, so that ten take no more memory than one.
-        each = tf.map_fn(lambda of: softmax(*of), (ten, mean_crops), tf.float32, parallel_iterations=1)
+        each = tf.map_fn(
+            lambda of: softmax(*of), (ten, mean_crops), fn_output_signature=tf.float32, parallel_iterations=1
+        )
         return tf.reduce_mean(each, axis=0)
 
     return probabilities
