@@ -82,7 +82,7 @@ def classifier(channels: int, num_classes: int) -> nn.Sequential:
 
 
 class GoogLeNet(nn.Module):
-    """With batch normalisation and both auxiliary heads; returns three logits, the network's own first."""
+    """With batch normalization and both auxiliary heads; returns three logits, the network's own first."""
 
     def __init__(self, num_classes: int = 200):
         super().__init__()

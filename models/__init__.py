@@ -26,7 +26,7 @@ class Network(NamedTuple):
     """A network and how it is trained.
 
     Attributes:
-      builder: Builds it, from normalised images, (N, 56, 56, 3) floats, to logits, (N, num_classes) float32. It gives
+      builder: Builds it, from normalized images, (N, 56, 56, 3) floats, to logits, (N, num_classes) float32. It gives
         the model the name that the network has in `REGISTRY`. If images of other sizes fit the network, the builder has
         an argument `input_shape`.
       features: The name of the layer whose output is the last feature map, (N, H, W, C).
@@ -73,13 +73,13 @@ def build(
         `.weights.h5` file of this network.
       include_top: Whether to return logits. If not, the model returns its last feature map.
       pooling: What to do with that feature map: None to return it, "avg" or "max" to pool it over height and width.
-      training: Whether to add what the network has in training alone, such as GoogLeNet's auxiliary classifiers.
+      training: Whether to add what only training needs, such as GoogLeNet's auxiliary classifiers.
       input_shape: (height, width, channels). The networks that end in global pooling take any height and width, None
-        for sizes that vary; the others take 56x56 alone.
+        for a variable size; the others accept only 56x56.
       **options: Other arguments of the network's own builder.
 
     Returns:
-      A functional model from normalised images, (N, *input_shape) floats (see `preprocess_input`), to logits,
+      A functional model from normalized images, (N, *input_shape) floats (see `preprocess_input`), to logits,
       (N, num_classes) float32. With `training`, it may return a list of logits, the network's own first. Without
       `include_top`, it returns features: (N, H, W, C), or (N, C) with `pooling`.
 

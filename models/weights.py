@@ -36,7 +36,7 @@ def mean_image() -> np.ndarray:
 
 
 def preprocess_input(images: np.ndarray) -> np.ndarray:
-    """Normalises images as in training: minus the mean of the training images, divided by 64.
+    """Normalizes images as in training: minus the mean of the training images, divided by 64.
 
     Args:
       images: (N, H, W, 3) pixels from 0 to 255, of any dtype. Of images of 64x64 and 56x56 pixels, the mean image and

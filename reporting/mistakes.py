@@ -49,7 +49,7 @@ def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndar
 def margins(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The label's probability minus the highest of the other classes: (N,) floats from -1 to 1.
 
-    This is the normalised margin of confident learning (Northcutt et al., arXiv:1911.00068, section 3.2).
+    This is the normalized margin of confident learning (Northcutt et al., arXiv:1911.00068, section 3.2).
     """
     rows = np.arange(len(labels))
     others = probabilities.copy()

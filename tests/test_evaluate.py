@@ -74,7 +74,7 @@ def evaluated(tmp_path_factory, run_main, run_script, synthetic_run, two_cycles,
 def oracle(synthetic_run, synthetic_data_dir):
     """The network's softmax for each of the ten crops of each validation image, (10, 1000, 200), and the labels."""
     whole = keras.saving.load_model(synthetic_run / "model.keras")
-    network = keras.Model(whole.get_layer("normalisation").output, whole.get_layer("logits").output)
+    network = keras.Model(whole.get_layer("normalization").output, whole.get_layer("logits").output)
     return softmaxes(network, synthetic_data_dir)
 
 
@@ -90,10 +90,10 @@ def softmaxes(model, synthetic_data_dir):
     folder = next(synthetic_data_dir.rglob("validation_images.npy")).parent
     images, labels = np.load(folder / "validation_images.npy"), np.load(folder / "validation_labels.npy")
     mean_image = np.load(folder / "train_images.npy").mean(axis=0)
-    normalised = ((images - mean_image) / 64).astype(np.float32)
+    normalized = ((images - mean_image) / 64).astype(np.float32)
     softmaxes = []
     for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
-        crops = normalised[:, y : y + 56, x : x + 56]
+        crops = normalized[:, y : y + 56, x : x + 56]
         for inputs in (crops, crops[:, :, ::-1]):
             logits = model.predict(inputs, batch_size=100, verbose=0).astype(np.float64)
             softmaxes.append(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))

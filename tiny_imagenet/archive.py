@@ -258,7 +258,7 @@ class Archive:
 
 
 def _box(pixels: Sequence[str]) -> tuple[float, float, float, float] | None:
-    """Returns the normalised box of four pixel coordinates, or None if they do not form a box."""
+    """Returns the normalized box of four pixel coordinates, or None if they do not form a box."""
     try:
         xmin, ymin, xmax, ymax = map(int, pixels)
     except ValueError:

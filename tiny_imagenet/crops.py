@@ -1,4 +1,4 @@
-"""The paper's ten-crop augmentation (section 4.2.1) and the normalisation that goes with it (section 3).
+"""The paper's ten-crop augmentation (section 4.2.1) and the normalization that goes with it (section 3).
 
 Crops 0 to 4 of a 64x64 image are its four 56x56 corners and its centre; crops 5 to 9 are the same, mirrored left-right.
 """
@@ -29,7 +29,7 @@ def ten_crops(images: np.ndarray) -> np.ndarray:
     return np.stack([slice_crop(images, which) for which in range(10)])
 
 
-def normalise(crops: tf.Tensor, mean_crops: tf.Tensor) -> tf.Tensor:
+def normalize(crops: tf.Tensor, mean_crops: tf.Tensor) -> tf.Tensor:
     """Subtracts from each crop the same crop of the mean image, and scales.
 
     The paper subtracts the mean image before the crop. Here the crop comes first, so that images travel as uint8.

@@ -19,7 +19,7 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
     """Returns a function from raw images to probabilities.
 
     Args:
-      model: From normalised crops, (N, 56, 56, 3) floats, to logits. If it has several outputs, the first is used.
+      model: From normalized crops, (N, 56, 56, 3) floats, to logits. If it has several outputs, the first is used.
       mean_image: (64, 64, 3) float32, the mean of the training images.
       ten_crop: Whether to average the softmax over the ten crops. By default, only the centre crop is used.
     """
@@ -27,7 +27,7 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
     mean_crops = crops.ten_crops(mean_image)
 
     def softmax(images, mean_crop):
-        logits, *_ = tf.nest.flatten(model(crops.normalise(images, mean_crop), training=False))
+        logits, *_ = tf.nest.flatten(model(crops.normalize(images, mean_crop), training=False))
         return tf.nn.softmax(logits)
 
     @tf.function(input_signature=[tf.TensorSpec((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), tf.uint8)])

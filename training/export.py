@@ -37,10 +37,10 @@ def whole_model(network: keras.Model, mean_image: np.ndarray) -> keras.Model:
     """Copies a network into a model from raw images to probabilities, of Keras' own layers alone.
 
     The network's layers keep their names, and stand in the model itself, not in a model inside it. Before them are
-    "images" (the input), "centre_crop" and "normalisation", after them "probabilities".
+    "images" (the input), "centre_crop" and "normalization", after them "probabilities".
 
     Args:
-      network: From normalised crops, (N, 56, 56, 3) floats, to logits.
+      network: From normalized crops, (N, 56, 56, 3) floats, to logits.
       mean_image: (64, 64, 3) float32, the mean of the training images.
 
     Returns:
@@ -50,7 +50,7 @@ def whole_model(network: keras.Model, mean_image: np.ndarray) -> keras.Model:
     variance = np.full_like(mean, crops.SCALE**2)
     images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="images")
     x = layers.CenterCrop(crops.CROP_SIZE, crops.CROP_SIZE, dtype="float32", name="centre_crop")(images)
-    x = layers.Normalization((1, 2, 3), mean, variance, dtype="float32", name="normalisation")(x)
+    x = layers.Normalization((1, 2, 3), mean, variance, dtype="float32", name="normalization")(x)
     logits = network.call(x)  # Not network(x), which would make it one layer.
     probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits)
     return to_plain_keras(keras.Model(images, probabilities, name=network.name))

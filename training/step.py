@@ -102,7 +102,7 @@ class Trainer(tf.Module):
         self._weight_decay = weight_decay
         self._clip_norm = clip_norm
         self._sync_batch_norm = sync_batch_norm
-        self._statistics = [variable.value for variable in model.non_trainable_weights]  # Batch normalisation's.
+        self._statistics = [variable.value for variable in model.non_trainable_weights]  # Batch normalization's.
         random = [layer for layer in model.layers if getattr(layer, "seed_generator", None) is not None]
         self._dropout_seeds = [layer.seed_generator.state for layer in random]
         for layer in model.layers:
@@ -159,7 +159,7 @@ class Trainer(tf.Module):
             number = tf.cast(self.step, seed.dtype) * replicas + tf.cast(replica, seed.dtype)
             seed.assign(tf.stack([seed[0], number]))
         statistics = [tf.identity(variable) for variable in self._statistics]
-        inputs = crops.normalise(images, tf.gather(self._mean_crops, which))
+        inputs = crops.normalize(images, tf.gather(self._mean_crops, which))
         scale = self.loss_scale
         with tf.GradientTape() as tape:
             logits, *auxiliary_logits = tf.nest.flatten(self.model(inputs, training=True))

@@ -24,14 +24,14 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> Non
     """Writes `model.tflite` and `model_int8.tflite` to the run directory, replacing older ones.
 
     Both take raw `images` (N, 64, 64, 3) uint8, do their own centre crop, mean and scale, and return `logits` (N, 200)
-    float32, in the order of wnids.txt. They leave the softmax out: TFLite's 8-bit softmax counts in steps of 1/256, in
-    which most of 200 probabilities are 0 and equal.
+    float32, in the order of wnids.txt. They leave the softmax out: TFLite's 8-bit softmax has a resolution of 1/256,
+    which rounds most of the 200 probabilities to 0.
 
     In the second every weight and activation is an 8-bit integer, and the logits become floats at the very end. The
     scales of the activations are from training images (Jacob et al., arXiv:1712.05877).
 
     Args:
-      model: From normalised crops, (N, 56, 56, 3) floats, to logits; all in float32.
+      model: From normalized crops, (N, 56, 56, 3) floats, to logits; all in float32.
       data: For its mean image, and for the training images to calibrate by.
       run_dir: Where to write.
 
@@ -41,7 +41,7 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> Non
     mean_crop = tf.constant(crops.slice_crop(data.mean_image, crops.CENTRE))
 
     def logits(images):
-        return {"logits": model(crops.normalise(crops.slice_crop(images, crops.CENTRE), mean_crop), training=False)}
+        return {"logits": model(crops.normalize(crops.slice_crop(images, crops.CENTRE), mean_crop), training=False)}
 
     module = tf.Module()
     module.weights = [variable.value for variable in model.weights]

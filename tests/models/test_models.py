@@ -31,7 +31,7 @@ def test_parameters(name, parameters):
 
 
 def test_parameters_of_googlenet():
-    """The paper's 1.1 million has the auxiliary heads, and biases where ours has batch normalisation."""
+    """The paper's 1.1 million has the auxiliary heads, and biases where ours has batch normalization."""
     paper = build("googlenet", auxiliary_heads=True, batch_norm=False)
     assert count(paper) == 1_162_983
     ours = build("googlenet", auxiliary_heads=True)
@@ -40,7 +40,7 @@ def test_parameters_of_googlenet():
 
 
 def conv_bn(depth, filters, kernel_size):
-    """A convolution's weights, and of the batch normalisation after it a scale and a shift a filter."""
+    """A convolution's weights, and of the batch normalization after it a scale and a shift a filter."""
     return depth * filters * kernel_size**2 + 2 * filters
 
 
@@ -174,7 +174,7 @@ def test_unknown_bypass():
 
 @pytest.mark.parametrize("name", models.REGISTRY)
 def test_moving_averages_are_rs(name):
-    """The code that the paper builds on has a decay of 0.9 in every batch normalisation, and an epsilon of 0.001."""
+    """The code that the paper builds on has a decay of 0.9 in every batch normalization, and an epsilon of 0.001."""
     norms = [layer for layer in build(name).layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {(norm.momentum, norm.epsilon) for norm in norms} == (set() if name == "baseline" else {(0.9, 1e-3)})
 

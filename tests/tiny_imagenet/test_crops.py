@@ -36,9 +36,9 @@ def test_mirroring_is_left_right():
     assert (mirrored[:, 28:] == 255).all()
 
 
-def test_normalise_subtracts_the_mean_image_before_the_crop():
+def test_normalize_subtracts_the_mean_image_before_the_crop():
     mean = np.random.default_rng(1).uniform(0, 255, (64, 64, 3)).astype(np.float32)
     batch = images(10)
     expected = [sliced((image - mean) / 64, which) for which, image in enumerate(batch.astype(np.float32))]
     taken = np.stack([crops.slice_crop(image, which) for which, image in enumerate(batch)])
-    np.testing.assert_allclose(crops.normalise(taken, crops.ten_crops(mean)), expected, atol=1e-6)
+    np.testing.assert_allclose(crops.normalize(taken, crops.ten_crops(mean)), expected, atol=1e-6)

@@ -174,7 +174,7 @@ def test_names_are_those_of_the_five_most_probable_classes(stranger, synthetic_r
 
 
 def test_model_keras_is_whole(stranger, synthetic_run, data):
-    """It crops, normalises and classifies as NumPy does with the layers of the network."""
+    """It crops, normalizes and classifies as NumPy does with the layers of the network."""
     network, _ = checkpoints.load_model(synthetic_run)
     images = np.asarray(data.splits["validation"].images[:6])
     mean_image = np.asarray(data.splits["train"].images).mean(axis=0)
@@ -190,13 +190,13 @@ def test_model_keras_can_be_trained_on(stranger):
 
 
 def test_layers_of_model_keras(synthetic_run):
-    """The network's own, one by one and with their names, between Keras' crop and normalisation and its softmax."""
+    """The network's own, one by one and with their names, between Keras' crop and normalization and its softmax."""
     model = keras.saving.load_model(synthetic_run / "model.keras", safe_mode=True)
     network = [layer.name for layer in models.build("baseline").layers]
     assert [layer.name for layer in model.layers] == [
         "images",
         "centre_crop",
-        "normalisation",
+        "normalization",
         *network[1:],
         "probabilities",
     ]
@@ -204,13 +204,13 @@ def test_layers_of_model_keras(synthetic_run):
     assert model.get_layer("conv").output.shape == (None, 56, 56, 16)
 
 
-def test_normalises_exactly_as_in_training(data):
+def test_normalizes_exactly_as_in_training(data):
     network = layers.to_plain_keras(models.build("baseline"))
     whole = export.whole_model(network, data.mean_image)
     images = tf.constant(np.asarray(data.splits["validation"].images[:50]))
-    normalised = keras.Model(whole.input, whole.get_layer("normalisation").output)(images)
+    normalized = keras.Model(whole.input, whole.get_layer("normalization").output)(images)
     crops = np.float32(images)[:, 4:60, 4:60]
-    np.testing.assert_array_equal(normalised, (crops - data.mean_image[4:60, 4:60]) / np.float32(64))
+    np.testing.assert_array_equal(normalized, (crops - data.mean_image[4:60, 4:60]) / np.float32(64))
 
 
 def test_equals_the_classifier_of_the_checkpoint(stranger, synthetic_run, data):

@@ -191,7 +191,7 @@ def test_float16_skips_a_step_whose_gradients_overflow():
 
 
 def test_float16_skips_a_step_whose_activations_overflow():
-    """Batch normalisation's statistics, which Keras changes on the way forward, are as before too."""
+    """Batch normalization's statistics, which Keras changes on the way forward, are as before too."""
     half = under("mixed_float16", lambda: trainer(small_network()))
     half.train_step(IMAGES, WHICH, LABELS)
     before = [weight.numpy() for weight in half.model.weights]
