@@ -36,7 +36,9 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
             return softmax(crops.slice_crop(images, crops.CENTRE), mean_crops[crops.CENTRE])
         ten = tf.stack([crops.slice_crop(images, which) for which in range(10)])
         # One crop after the other, so that ten take no more memory than one.
-        each = tf.map_fn(lambda of: softmax(*of), (ten, mean_crops), tf.float32, parallel_iterations=1)
+        each = tf.map_fn(
+            lambda of: softmax(*of), (ten, mean_crops), parallel_iterations=1, fn_output_signature=tf.float32
+        )
         return tf.reduce_mean(each, axis=0)
 
     return probabilities
