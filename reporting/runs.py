@@ -18,7 +18,6 @@ from tiny_imagenet.errors import UserError
 from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 from training import checkpoints
 
-TRAIN_SIZES = {config.name: config.num_classes * config.train_per_class for config in Builder.BUILDER_CONFIGS}
 TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "cross_entropy")
 VALIDATION_COLUMNS = ("step", "epoch", "validation_top_1")
 SPEED = "images_per_second"
@@ -233,7 +232,7 @@ def read_run(path: pathlib.Path, name: str) -> Run:
     for key in ("num_epochs", "batch_size"):
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise damaged(path / "config.json", f"{key} is missing or not positive")
-    if config["dataset"] not in TRAIN_SIZES:
+    if config["dataset"] not in {known.name for known in Builder.BUILDER_CONFIGS}:
         raise damaged(path / "config.json", f"there is no dataset {config['dataset']!r}")
     training, validation = read_metrics(path / "metrics.csv")
     time = read_json(path / "time.json", seconds=(int, float), steps=int, device=str)

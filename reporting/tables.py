@@ -12,7 +12,8 @@ from typing import NamedTuple
 import models
 from models import cost
 from reporting import paper
-from reporting.runs import TRAIN_SIZES, Group, Run
+from reporting.runs import Group, Run
+from tiny_imagenet import input_pipeline
 
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
 HEADER_WIDTH = 10  # Characters; a longer header takes several lines on the terminal.
@@ -131,7 +132,7 @@ def table_4(groups: list[Group]) -> Table:
         parameters, multiply_adds = network_cost(group.network)
         measured = [run.speed() for run in group.shown if run.speed()[0] is not None]
         speed = mean(over_seeds(speed for speed, _ in measured))
-        images = paper.SETTINGS["num_epochs"] * TRAIN_SIZES[group.config["dataset"]]
+        images = paper.SETTINGS["num_epochs"] * input_pipeline.train_size(group.config["dataset"])
         rows.append(
             {
                 "run": group.name,

@@ -7,7 +7,9 @@ with all of these: python tests/small.py --model=small
 
 import contextlib
 import functools
+import json
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterator
 from unittest import mock
@@ -20,6 +22,7 @@ import keras  # noqa: E402
 from keras import layers  # noqa: E402
 
 import models  # noqa: E402
+from models import weights  # noqa: E402
 from models.layers import conv_bn_relu  # noqa: E402
 from tiny_imagenet import tiny_imagenet_dataset_builder  # noqa: E402
 
@@ -54,6 +57,16 @@ def registered() -> Iterator[None]:
     }
     with mock.patch.dict(models.REGISTRY, added), mock.patch.dict(vars(synthetic), COUNTS):
         yield
+
+
+def ship_untrained(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Fills a folder as weights/ is, with untrained weights of a network. Returns the folder."""
+    for file in ("classes.json", "mean_image.npy"):
+        shutil.copy(weights.FOLDER / file, folder)
+    path = folder / f"{name}.weights.h5"
+    weights.save(models.build(name), path)
+    (folder / "index.json").write_text(json.dumps({name: {"sha256": weights.checksum(path)}}))
+    return folder
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """The README and docs/: their links, their length, the flags and files that they name, and their Python blocks."""
 
-import json
 import pathlib
 import re
-import shutil
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +11,7 @@ from tensorflow_datasets.core import constants
 
 import flags
 import models
+import small
 from models import weights
 from tiny_imagenet import tiny_imagenet_dataset_builder
 from training import export
@@ -80,13 +79,7 @@ BLOCKS = [
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
     """The folder weights/ as if it held weights of resnet20."""
-    folder = tmp_path_factory.mktemp("shipped")
-    for name in ("classes.json", "mean_image.npy"):
-        shutil.copy(weights.FOLDER / name, folder)
-    path = folder / "resnet20.weights.h5"
-    weights.save(models.build("resnet20"), path)
-    (folder / "index.json").write_text(json.dumps({"resnet20": {"sha256": weights.checksum(path)}}))
-    return folder
+    return small.ship_untrained("resnet20", tmp_path_factory.mktemp("shipped"))
 
 
 @pytest.fixture(scope="module")

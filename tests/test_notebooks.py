@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import models
+import small
 from models import weights
 from tiny_imagenet import synthetic
 
@@ -80,12 +80,7 @@ def project_is_hidden() -> nbformat.NotebookNode:
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory) -> nbformat.NotebookNode:
     """A cell after which the repository's weights are untrained ones of the baseline."""
-    folder = tmp_path_factory.mktemp("weights")
-    for name in ("classes.json", "mean_image.npy"):
-        shutil.copy(weights.FOLDER / name, folder)
-    file = folder / "baseline.weights.h5"
-    weights.save(models.build("baseline"), file)
-    (folder / "index.json").write_text(json.dumps({"baseline": {"sha256": weights.checksum(file)}}))
+    folder = small.ship_untrained("baseline", tmp_path_factory.mktemp("weights"))
     lines = [
         "import pathlib, sys",
         f"sys.path.insert(0, {str(ROOT)!r})",
