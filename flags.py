@@ -58,6 +58,12 @@ def define_train_flags() -> None:
     without = ", ".join(name for name, network in models.REGISTRY.items() if not network.momentum)
     flags.DEFINE_float("momentum", None, f"Momentum of SGD. Default: the network's own: 0.9, or 0 for {without}.")
     flags.DEFINE_bool("nesterov", True, "Use Nesterov momentum, as the paper's reference [11] does.")
+    flags.DEFINE_bool(
+        "all_crops",
+        False,
+        "Train on all ten crops of each of a step's images, not on one that is drawn at random: ten times the work, "
+        "and the memory.",
+    )
     flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
     flags.DEFINE_float(
         "clip_norm", 10.0, "Largest global norm of the gradients; larger gradients are scaled down to it."

@@ -23,7 +23,7 @@ from training.step import Trainer, default_precision
 
 def configuration(run_dir: pathlib.Path) -> dict:
     """Returns the content of config.json: the settings that a resumed run must keep."""
-    keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov weight_decay clip_norm seed"
+    keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov all_crops weight_decay clip_norm seed"
     config = {key: FLAGS[key].value for key in [*keys.split(), "sync_batch_norm"]}
     config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     config["precision"] = FLAGS.precision
@@ -162,7 +162,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         validate()
     batches = strategy.distribute_datasets_from_function(
         lambda context: input_pipeline.train_batches(
-            training_split, FLAGS.batch_size, FLAGS.seed, done, num_steps, context
+            training_split, FLAGS.batch_size, FLAGS.seed, done, num_steps, context, FLAGS.all_crops
         )
     )
     for images, which, labels in distribution.on_device(batches, strategy):

@@ -108,6 +108,7 @@ def train_batches(
     first_step: int,
     last_step: int,
     context: tf.distribute.InputContext | None = None,
+    all_crops: bool = False,
 ) -> tf.data.Dataset:
     """Returns the batches of the steps from first_step to last_step - 1, counted from 0.
 
@@ -119,6 +120,7 @@ def train_batches(
       last_step: The step after the last batch.
       context: The replicas that the batches are for. Each replica gets its own N / replicas images of every step, one
         replica after the other; no other images are read.
+      all_crops: Whether a batch holds all ten crops of each image, 10N in place of N, not one that is drawn at random.
 
     Returns:
       A dataset of crops (N, 56, 56, 3) uint8, their numbers from 0 to 9 (N,) int32, and labels (N,) int64.
@@ -129,7 +131,7 @@ def train_batches(
     pixels = np.asarray(split.images)  # Indexing a memmap is slower.
 
     def take(index, which):
-        crop = np.empty((size, crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8)
+        crop = np.empty((len(index), crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8)
         for number in range(10):
             of_this = np.flatnonzero(which == number)
             crop[of_this] = crops.slice_crop(pixels, number)[index[of_this]]
@@ -139,10 +141,13 @@ def train_batches(
         step, replica = count // replicas, context.input_pipeline_id * replicas + count % replicas
         mine = replica * size + tf.range(size, dtype=tf.int64)
         index = tf.gather(shuffled_indices(step, len(split), batch_size, seed), mine)
-        which = tf.gather(tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32), mine)
+        if all_crops:
+            index, which = tf.repeat(index, 10), tf.tile(tf.range(10), [size])
+        else:
+            which = tf.gather(tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32), mine)
         images, labels = tf.numpy_function(take, [index, which], [tf.uint8, tf.int64], stateful=False)
-        images.set_shape((size, crops.CROP_SIZE, crops.CROP_SIZE, 3))
-        labels.set_shape((size,))
+        images.set_shape((*which.shape, crops.CROP_SIZE, crops.CROP_SIZE, 3))
+        labels.set_shape(which.shape)
         return images, which, labels
 
     batches = tf.data.Dataset.range(first_step * replicas, last_step * replicas)

@@ -104,7 +104,7 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         return
     if not resume:
         raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or choose another --run_dir")
-    kept = {"nesterov": False, "sync_batch_norm": True} | kept  # What older versions did, and did not write.
+    kept = {"nesterov": False, "all_crops": False, "sync_batch_norm": True} | kept  # What older versions did, and did not write.
     if "num_epochs" in config and config["num_epochs"] > kept.get("num_epochs", config["num_epochs"]):
         # The learning rate depends on both numbers, by the length of a cycle.
         epochs, cycles = kept["num_epochs"], kept["num_cycles"]

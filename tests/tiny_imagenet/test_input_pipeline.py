@@ -52,6 +52,24 @@ def test_batches_hold_the_images_the_crops_and_the_labels():
         np.testing.assert_array_equal(images, expected)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_all_crops_of_each_image(replicas):
+    """The images of each step are those of the default."""
+    data = split(300)
+    context = tf.distribute.InputContext(num_input_pipelines=1, num_replicas_in_sync=replicas)
+    batches = input_pipeline.train_batches(data, 32, 5, 1, 3, context, all_crops=True)
+    for count, batch in enumerate(batches):
+        images, which, labels = (part.numpy() for part in batch)
+        step, replica = 1 + count // replicas, count % replicas
+        index = input_pipeline.shuffled_indices(step, 300, 32, seed=5).numpy()
+        mine = index[replica * 32 // replicas :][: 32 // replicas]
+        assert images.dtype == np.uint8 and labels.dtype == np.int64
+        ten = crops.ten_crops(data.images[mine])  # (10, n, 56, 56, 3)
+        np.testing.assert_array_equal(images, ten.swapaxes(0, 1).reshape(-1, 56, 56, 3))
+        np.testing.assert_array_equal(which, np.tile(np.arange(10), len(mine)))
+        np.testing.assert_array_equal(labels, np.repeat(data.labels[mine], 10))
+
+
 def test_a_batch_is_a_function_of_seed_and_step():
     data = split(100)
 
