@@ -1,4 +1,4 @@
-"""Scores a run, a SavedModel or a TFLite file on Tiny ImageNet: python evaluate.py --run_dir=runs/googlenet"""
+"""Scores a run, weights, a SavedModel or a TFLite file on Tiny ImageNet: python evaluate.py --run_dir=runs/googlenet"""
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
@@ -26,36 +26,40 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
 
 
 def main(_) -> None:
-    weights = pathlib.Path(FLAGS.run_dir or FLAGS.saved_model or FLAGS.tflite)
-    folder = weights if FLAGS.run_dir else weights.parent
-    how = [weights.stem] if FLAGS.tflite else ["saved_model"] if FLAGS.saved_model else []
+    path = pathlib.Path(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite)
+    folder = path if FLAGS.run_dir else path.parent
+    how = [] if FLAGS.run_dir else ["saved_model"] if FLAGS.saved_model else [path.name.partition(".")[0]]
     how += [FLAGS.split] if FLAGS.split != "validation" else []
     how += [f"snapshots_{FLAGS.snapshots}"] if FLAGS.snapshots > 1 else []
     how += ["ten_crop"] if FLAGS.ten_crop else []
-    own = checkpoints.read_config(weights)["dataset"] if FLAGS.run_dir else "full"
+    own = checkpoints.read_config(path)["dataset"] if FLAGS.run_dir else "full"
     dataset = FLAGS.dataset or own
     how += [dataset] if FLAGS.run_dir and dataset != own else []
     output = pathlib.Path(FLAGS.output or folder / f"{'_'.join(['evaluation', *how])}.json")
-    for path in (output, pathlib.Path(FLAGS.predictions or "-")):
-        if not path.parent.is_dir():
-            raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another")
+    for written in (output, pathlib.Path(FLAGS.predictions or "-")):
+        if not written.parent.is_dir():
+            raise UserError(f"cannot write {written}: there is no folder {written.parent}; make it, or give another")
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits[FLAGS.split]
+    if FLAGS.images:
+        split = split.sample(FLAGS.images, FLAGS.seed)
+    step = None
     if FLAGS.run_dir:
-        snapshots = checkpoints.last_cycles(weights, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
-        model, step = checkpoints.load_model(weights)
+        snapshots = checkpoints.last_cycles(path, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
+        model, step = checkpoints.load_model(path)
         classify = evaluation.classifier(model, data.mean_image, FLAGS.ten_crop)
+    elif FLAGS.weights:
+        model = export.load_weights(FLAGS.model, FLAGS.weights)
+        classify = evaluation.classifier(model, data.mean_image, FLAGS.ten_crop)
+    elif FLAGS.tflite:
+        classify = tflite.classifier(path)
     else:
-        step = None
-        if FLAGS.tflite:
-            classify = tflite.classifier(weights)
-        else:
-            signature = export.load_saved_model(weights)
-            classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
+        signature = export.load_saved_model(path)
+        classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
     if FLAGS.snapshots > 1:
         probabilities = np.zeros((len(split), len(data.wnids)), np.float32)
-        for path in snapshots:
-            checkpoints.load_weights(model, path)
+        for snapshot in snapshots:
+            checkpoints.load_weights(model, snapshot)
             probabilities += evaluation.predict(classify, split, FLAGS.batch_size) / FLAGS.snapshots
     else:
         probabilities = evaluation.predict(classify, split, FLAGS.batch_size)
@@ -71,8 +75,9 @@ def main(_) -> None:
             "top-1": f"{scores['top_1']:.2%}",
             "top-5": f"{scores['top_5']:.2%}",
         }
-        if FLAGS.tflite:
-            result["bytes"] = columns["bytes"] = weights.stat().st_size
+        if path.is_file():
+            result["file"] = path.name
+            result["bytes"] = columns["bytes"] = path.stat().st_size
         table = sys.stderr if FLAGS.predictions == "-" else sys.stdout
         print("".join(f"{name:>12}" for name in columns), file=table)
         print("".join(f"{value:>12}" for value in columns.values()), file=table)

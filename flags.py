@@ -19,7 +19,7 @@ flags.disclaim_key_flags()  # The flags belong to the program that defines them,
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
-PATHS = ("archive", "csv", "data_dir", "mistakes", "out", "output", "predictions", "run_dir", "saved_model", "tflite")
+PATHS = "archive csv data_dir mistakes out output predictions run_dir saved_model tflite weights".split()
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Errors of the operating system for a bad path.
 PATH_ERRORS = (
@@ -94,6 +94,11 @@ def define_train_flags() -> None:
     )
     flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA. For a single GPU.")
     flags.DEFINE_bool("keep_cycles", True, "Keep the weights at the end of each cycle, for evaluate.py --snapshots.")
+    flags.DEFINE_bool(
+        "final_scores",
+        True,
+        "Score the trained network by ten crops too, on the validation images and on 10,000 training images.",
+    )
     flags.DEFINE_bool("export", True, "Export the trained network as a SavedModel and as a Keras model.")
     flags.DEFINE_bool("export_only", False, "Export the newest checkpoint of the run, without training.")
     flags.DEFINE_bool("tflite", False, "Also export TFLite files, in float32 and in 8 bits.")
@@ -111,12 +116,18 @@ def define_evaluate_flags() -> None:
     define_data_flags()
     flags.DEFINE_enum("dataset", None, DATASETS, "Data to evaluate on. Default: the run's, or full without --run_dir.")
     flags.DEFINE_string("run_dir", None, "Run to evaluate, by its newest checkpoint.")
+    flags.DEFINE_string("weights", None, "A file NAME.weights.h5 to evaluate, instead of a run. Needs --model.")
+    flags.DEFINE_enum("model", None, list(models.REGISTRY), "Network whose weights --weights names.")
     flags.DEFINE_string("saved_model", None, "SavedModel to evaluate, instead of a run.")
     flags.DEFINE_string("tflite", None, "TFLite file to evaluate, instead of a run.")
     flags.DEFINE_enum(
         "split", "validation", ["validation", "test", "train"], "Images to evaluate; those of test have no labels."
     )
-    flags.DEFINE_bool("ten_crop", False, "Average the softmax over the ten crops. Needs --run_dir.")
+    images = "Score this many images, drawn at random by --seed. Needs --split=train. By default, all."
+    flags.DEFINE_integer("images", None, images, lower_bound=1, upper_bound=INT32_MAX)
+    seeded = "Seed of the images that --images draws."
+    flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_bool("ten_crop", False, "Average the softmax over the ten crops. Needs --run_dir or --weights.")
     flags.DEFINE_integer(
         "snapshots",
         1,
@@ -129,12 +140,16 @@ def define_evaluate_flags() -> None:
     )
     images = "Images per batch. It does not change the result."
     flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
-    result = "evaluation.json beside the weights, or evaluation_NAME.json beside a TFLite file NAME"
+    result = "evaluation.json in the run, or evaluation_NAME.json beside a file NAME; more ways of scoring, more names"
     flags.DEFINE_string("output", None, f"File for the result. Default: {result}.")
 
-    _check_one_of("run_dir", "saved_model", "tflite")
+    _check_one_of("run_dir", "weights", "saved_model", "tflite")
+    _check_all(["weights", "model"], lambda v: not v["weights"] or v["model"], "needs --model")
+    _check_all(["model", "weights"], lambda v: not v["model"] or v["weights"], "needs --weights")
     _check_all(["split", "predictions"], lambda v: v["split"] != "test" or v["predictions"], "test needs --predictions")
-    _check_all(["ten_crop", "run_dir"], lambda v: not v["ten_crop"] or v["run_dir"], "needs --run_dir")
+    _check_all(["images", "split"], lambda v: v["images"] is None or v["split"] == "train", "needs --split=train")
+    crops = ["ten_crop", "run_dir", "weights"]
+    _check_all(crops, lambda v: not v["ten_crop"] or v["run_dir"] or v["weights"], "needs --run_dir or --weights")
     _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")
 
 
@@ -144,6 +159,7 @@ def define_predict_flags() -> None:
         "pictures", [], "Pictures and folders of pictures; they may also follow the flags without a name."
     )
     flags.DEFINE_enum("model", "resnet20", list(models.REGISTRY), "Network to use, by the weights in weights/.")
+    flags.DEFINE_string("weights", None, "A .weights.h5 file of the model to use. Default: the one in weights/.")
     flags.DEFINE_string("run_dir", None, "Run to use, by its model.keras, instead of a model.")
     flags.DEFINE_string("saved_model", None, "SavedModel to use, instead of a model.")
     flags.DEFINE_string("tflite", None, "TFLite file to use, instead of a model.")
@@ -151,7 +167,7 @@ def define_predict_flags() -> None:
     images = "Pictures per batch. It does not change the result."
     flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
 
-    flags.mark_flags_as_mutual_exclusive(["run_dir", "saved_model", "tflite"])
+    flags.mark_flags_as_mutual_exclusive(["weights", "run_dir", "saved_model", "tflite"])
 
 
 def define_report_flags() -> None:

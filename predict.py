@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 import flags
-import models
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
@@ -88,10 +87,7 @@ def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
         model, classes = export.load_keras(run_dir), export.load_classes(run_dir)
         classify = tf.function(model, input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
     else:
-        try:
-            model = models.build(FLAGS.model, weights=weights.SHIPPED)
-        except ValueError as error:
-            raise UserError(f"{error}; or give your own run as --run_dir") from error
+        model = export.load_weights(FLAGS.model, FLAGS.weights or weights.SHIPPED)
         classify, classes = evaluation.classifier(model, weights.mean_image()), weights.classes()
     return lambda images: export.best_classes(classify(images), classes)
 

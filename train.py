@@ -17,7 +17,7 @@ from flags import FLAGS
 from models import cost
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, distribution, evaluation, export, schedule, summaries
+from training import checkpoints, distribution, evaluation, export, provenance, schedule, summaries
 from training.step import Trainer, default_precision
 
 
@@ -66,14 +66,15 @@ def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
     size = input_pipeline.train_size(config["dataset"])
     num_steps = schedule.num_steps(config["num_epochs"], size, config["batch_size"])
     exports = ["saved_model", "model.keras"] * FLAGS.export + ["model_int8.tflite"] * FLAGS.tflite
+    scores = ["evaluation_ten_crop.json", "evaluation_train_ten_crop.json"] * FLAGS.final_scores
     time = checkpoints.read_time(run_dir)
     steps = [time.get("finished_step")] + [time.get("exported_step")] * bool(exports)
-    return steps == [num_steps] * len(steps) and all((run_dir / name).exists() for name in exports)
+    return steps == [num_steps] * len(steps) and all((run_dir / name).exists() for name in exports + scores)
 
 
 def print_next_steps(run_dir: pathlib.Path) -> None:
-    print(f"Look at the curves:   tensorboard --logdir {run_dir}")
-    print(f"Score the ten crops:  python evaluate.py --run_dir={run_dir} --ten_crop")
+    print(f"Look at the curves:  tensorboard --logdir {run_dir}")
+    print(f"Write the report:    python report.py --runs={run_dir}")
 
 
 def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:
@@ -123,6 +124,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
 
     if not done:  # A resumed run may have changed its length, which counts from its next checkpoint on.
         checkpoints.write_json(out_dir / "config.json", config)
+    provenance.record(out_dir, done, device)
     classify = evaluation.classifier(model, data.mean_image)
     metrics = summaries.Metrics(out_dir / "metrics.csv", done)
     board = summaries.TensorBoard(out_dir, done)
@@ -157,6 +159,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, ask_to_stop)
+    signal.signal(signal.SIGCONT, lambda *_: saved.restart_clock())  # The process was paused.
 
     if done in epoch_ends:  # The checkpoint of an epoch's end is written before the epoch's validation.
         validate()
@@ -169,6 +172,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         if done == 0:
             board.start(run_dir.resolve().name, config, strategy.experimental_local_results(images)[0].numpy())
         trainer.train_step(images, which, labels)
+        saved.count_time()
         done += 1
         epoch = 1 + bisect.bisect_left(epoch_ends, done)
         epoch_ended, cycle_ended = done in epoch_ends, done in cycle_ends
@@ -203,17 +207,24 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             validate()
 
     if out_dir == run_dir:
-        progress.say(f"trained for {saved.training_time()}; scoring and exporting")
+        progress.say(f"trained for {saved.training_time()}; exporting and scoring")
         model = export.inference_model(model)
-        scores = evaluation.score(evaluation.classifier(model, data.mean_image), validation)
-        result = evaluation.result(scores, config["dataset"], "validation", validation, done)
-        checkpoints.write_json(run_dir / "evaluation.json", result)
         if FLAGS.export:
             export.export(model, data, run_dir, FLAGS.tflite)
+        finals = [("evaluation", "validation", validation, False)]
+        if FLAGS.final_scores:  # The paper's Table 3.
+            sample = training_split.sample(evaluation.TRAINING_SAMPLE, evaluation.SAMPLE_SEED)
+            finals.append(("evaluation_ten_crop", "validation", validation, True))
+            finals.append(("evaluation_train_ten_crop", "train", sample, True))
+        for name, split_name, split, ten_crop in finals:
+            scores = evaluation.score(evaluation.classifier(model, data.mean_image, ten_crop), split)
+            result = evaluation.result(scores, config["dataset"], split_name, split, done, ten_crop)
+            checkpoints.write_json(run_dir / f"{name}.json", result)
+            how = "ten crops" if ten_crop else "centre crop"
+            progress.say(f"{split_name}, {how}: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
         exported = {"exported_step": done} if FLAGS.export else {}
         finished = checkpoints.read_time(run_dir) | {"finished_step": done} | exported
         checkpoints.write_json(run_dir / "time.json", finished)
-        progress.say(f"final network, centre crop: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
         progress.close()
         print_next_steps(run_dir)
 

@@ -62,7 +62,7 @@ def find(name: str) -> pathlib.Path:
     """
     entries = index()
     if name not in entries:
-        there = f"there are weights of {', '.join(entries)}" if entries else "the repository has no weights yet"
+        there = f"there are weights of {', '.join(entries)}" if entries else "the repository has none yet; train a run"
         raise ValueError(f"there are no trained weights of {name!r}: {there}")
     path = FOLDER / f"{name}.weights.h5"
     if not path.exists() or checksum(path) != entries[name]["sha256"]:

@@ -157,8 +157,11 @@ def read_json(path: pathlib.Path, **types: type | tuple[type, ...]) -> dict | No
     return content
 
 
-def read_evaluations(folder: pathlib.Path) -> dict[str, dict]:
-    """Reads evaluation*.json. A file that does not hold what its name says is skipped, with a line on standard error.
+def read_evaluations(folder: pathlib.Path, last_step: int) -> dict[str, dict]:
+    """Reads evaluation*.json.
+
+    A file that does not hold what its name says, or is of another step than the run's last, is skipped with a line on
+    standard error.
 
     Raises:
       UserError: if one is damaged.
@@ -168,6 +171,10 @@ def read_evaluations(folder: pathlib.Path) -> dict[str, dict]:
     for path in sorted(folder.glob("evaluation*.json")):
         content = read_json(path, **types)
         wrong = {key: content[key] for key, value in EVALUATIONS.get(path.stem, {}).items() if content[key] != value}
+        step = content.get("step")  # None: exported files and older versions do not say.
+        if step not in (None, last_step):
+            print(f"report.py: skipping {path}: it is of step {step}, not of step {last_step}", file=sys.stderr)
+            continue
         if wrong:
             of = ", ".join(f"{key}={value}" for key, value in wrong.items())
             print(f"report.py: skipping {path}: its {of} is not what its name says", file=sys.stderr)
@@ -236,7 +243,8 @@ def read_run(path: pathlib.Path, name: str) -> Run:
         raise damaged(path / "config.json", f"there is no dataset {config['dataset']!r}")
     training, validation = read_metrics(path / "metrics.csv")
     time = read_json(path / "time.json", seconds=(int, float), steps=int, device=str)
-    return Run(path, name, config, training, validation, read_evaluations(path), time)
+    last_step = int(training["step"].max(initial=0))
+    return Run(path, name, config, training, validation, read_evaluations(path, last_step), time)
 
 
 def find_runs(patterns: list[str]) -> list[Run]:

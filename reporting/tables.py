@@ -179,7 +179,7 @@ def snapshots(groups: list[Group]) -> Table:
 
 
 def compression(groups: list[Group]) -> Table:
-    """The size and accuracy of each TFLite file that evaluate.py scored beside its run.
+    """The size and accuracy of each file of weights and each TFLite file that evaluate.py scored beside its run.
 
     The loss is against the run's evaluation.json. A run that is not finished shows only the size.
     """
@@ -194,7 +194,7 @@ def compression(groups: list[Group]) -> Table:
                 rows.append(
                     {
                         "run": group.name + (f", seed={run.config.get('seed')}" if len(group.runs) > 1 else ""),
-                        "file": f"{name.removeprefix('evaluation_')}.tflite",
+                        "file": result.get("file", name),
                         "bytes": result["bytes"],
                         "top-1": top_1,
                         "top-1 lost": None if None in (own, top_1) else own - top_1,

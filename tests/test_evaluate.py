@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training import checkpoints, step
+from models import weights
+from training import checkpoints, export, step
 
 TOLERATED = 5  # Images of a thousand whose class may turn on rounding.
 
@@ -176,13 +177,48 @@ def test_tflite_files_score_as_their_run_did(tmp_path, run_main, synthetic_run, 
         scores = json.loads((tmp_path / f"evaluation_{name}.json").read_text())
         sizes.append(scores["bytes"])
         assert scores["bytes"] == (tmp_path / f"{name}.tflite").stat().st_size
-        assert scores.keys() == {*trained, "bytes"}
+        assert scores.keys() == {*trained, "file", "bytes"}
         assert f"{scores['top_1']:.2%}" in result.stdout and str(scores["bytes"]) in result.stdout
         tolerated = 0.02 if name == "model_int8" else TOLERATED / 1000
         assert scores["top_1"] == pytest.approx(trained["top_1"], abs=tolerated)
         assert scores["top_5"] == pytest.approx(trained["top_5"], abs=tolerated)
         assert scores["cross_entropy"] == pytest.approx(trained["cross_entropy"], rel=1e-4 if name == "model" else 0.02)
     assert sizes[1] < 0.26 * sizes[0]
+
+
+def test_weights_score_as_their_run_did(tmp_path, run_main, synthetic_run, data_flags):
+    """In float16, to rounding."""
+    path = tmp_path / "half.weights.h5"
+    weights.save(export.inference_model(checkpoints.load_model(synthetic_run)[0]), path)
+    flags = [*data_flags, "--dataset=synthetic", "--model=baseline", f"--weights={path}"]
+    result = run_main("evaluate.py", *flags)
+    assert (result.returncode, result.stderr) == (0, "")
+    scores = json.loads((tmp_path / "evaluation_half.json").read_text())
+    trained = json.loads((synthetic_run / "evaluation.json").read_text())
+    assert (scores["file"], scores["bytes"]) == ("half.weights.h5", path.stat().st_size)
+    assert scores["top_1"] == pytest.approx(trained["top_1"], abs=TOLERATED / 1000)
+    assert scores["cross_entropy"] == pytest.approx(trained["cross_entropy"], rel=1e-3)
+
+
+def test_sample_of_the_training_images(tmp_path, run_main, synthetic_run, synthetic_data_dir, data_flags):
+    """--seed fixes the images, and the scores are those of NumPy on them."""
+    flags = [*data_flags, f"--run_dir={synthetic_run}", "--split=train", "--images=300"]
+    scores = []
+    for number, seed in enumerate(([], ["--seed=0"], ["--seed=1"])):
+        output, predictions = tmp_path / f"{number}.json", tmp_path / f"{number}.txt"
+        result = run_main("evaluate.py", *flags, *seed, f"--output={output}", f"--predictions={predictions}")
+        assert (result.returncode, result.stderr) == (0, "")
+        scores.append(json.loads(output.read_text()))
+    assert (scores[0]["split"], scores[0]["images"]) == ("train", 300)
+    assert scores[0] == scores[1] and scores[0]["cross_entropy"] != scores[2]["cross_entropy"]
+    lines = (tmp_path / "0.txt").read_text().splitlines()
+    predicted = dict(line.split() for line in lines)
+    assert len(predicted) == 300
+    labels = np.load(next(synthetic_data_dir.rglob("train_labels.npy")))
+    names = next(synthetic_data_dir.rglob("label.labels.txt")).read_text().split()
+    of_id = dict(zip(ids(synthetic_data_dir, "train"), labels, strict=True))
+    right = np.mean([names[of_id[id]] == wnid for id, wnid in predicted.items()])
+    assert scores[0]["top_1"] == pytest.approx(right)
 
 
 def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags):
@@ -205,7 +241,11 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags
         (1, [f"--tflite={tmp_path / 'nosuch.tflite'}", "--dataset=synthetic"], ["nosuch.tflite"]),
         (1, [f"--tflite={tmp_path / 'damaged.tflite'}", "--dataset=synthetic"], ["damaged.tflite", "is damaged"]),
         (1, [f"--run_dir={synthetic_run}", "--snapshots=2"], ["holds the end of 1 cycle", "--snapshots=2"]),
+        (1, ["--weights=x.weights.h5", "--model=baseline", "--dataset=synthetic"], ["x.weights.h5 does not exist"]),
         (2, [f"--saved_model={tmp_path / 'empty'}", "--ten_crop"], ["evaluate.py: ", "--run_dir"]),
+        (2, ["--weights=x.weights.h5"], ["needs --model"]),
+        (2, [f"--run_dir={synthetic_run}", "--model=baseline"], ["needs --weights"]),
+        (2, [f"--run_dir={synthetic_run}", "--images=100"], ["--images", "needs --split=train"]),
     ]
     for status, flags, words in mistakes:
         result = run_main("evaluate.py", *data_flags, *flags)

@@ -56,7 +56,7 @@ WRONG = [
     *(("evaluate", ["--run_dir=run", flag], word) for flag, word in WRONG_IN_BOTH),
     *(("report", ["--mistakes=run", flag], word) for flag, word in WRONG_IN_BOTH),
     ("train", [], "--model is required: one of baseline, alexnet"),
-    ("evaluate", [], "give exactly one of --run_dir, --saved_model, --tflite"),
+    ("evaluate", [], "give exactly one of --run_dir, --weights, --saved_model, --tflite"),
     ("evaluate", ["--run_dir=run", "--saved_model=model"], "saved_model"),
     ("evaluate", ["--run_dir=run", "--split=train+test"], "split"),
     ("evaluate", ["--run_dir=run", "--split=test"], "--predictions"),

@@ -171,7 +171,7 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
     shutil.copy(synthetic_run / "model.keras", tmp_path / "model.tflite")
     picture = folder / "0.PNG"
     for status, arguments, words in (
-        (1, [picture], ["no trained weights of 'resnet20'", "no weights yet", "--run_dir"]),
+        (1, [picture], ["no trained weights of 'resnet20'"]),
         (1, [], ["name pictures"]),
         (1, [picture, f"--run_dir={tmp_path / 'nosuch'}"], ["nosuch/model.keras does not exist"]),
         (1, [picture, f"--run_dir={tmp_path / 'unfinished'}"], ["unfinished/model.keras", "--export_only"]),

@@ -17,8 +17,8 @@ def train(run_main, synthetic_data_dir, tmp_path):
 
     def train(*flags):
         given = "--model=baseline --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=400 --log_every=1"
-        given += f" --precision=float32 --noexport --data_dir={synthetic_data_dir} --run_dir={tmp_path / 'run'}"
-        return run_main("train.py", *given.split(), *flags)
+        given += f" --precision=float32 --data_dir={synthetic_data_dir} --run_dir={tmp_path / 'run'}"
+        return run_main("train.py", *given.split(), "--noexport", "--nofinal_scores", *flags)
 
     return train
 
@@ -104,7 +104,7 @@ def test_a_finished_run_says_so_at_once(train, finished):
         "is finished",
         "--num_epochs",
         f"tensorboard --logdir {finished}",
-        f"evaluate.py --run_dir={finished}",
+        f"report.py --runs={finished}",
     ):
         assert word in result.stdout
     assert "scoring" not in result.stdout and contents(finished) == before
@@ -116,6 +116,14 @@ def test_a_finished_run_that_lacks_its_export_gets_it(train, finished):
     result = train("--export")
     assert result.returncode == 0 and "is finished" not in result.stdout
     assert (finished / "model.keras").exists()
+
+
+def test_a_finished_run_that_lacks_its_final_scores_gets_them(train, finished):
+    result = train("--final_scores")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\n10 of 10 steps done" in result.stdout
+    assert json.loads((finished / "evaluation_train_ten_crop.json").read_text())["images"] == 4000
+    assert "is finished" in train("--final_scores").stdout
 
 
 def test_evaluations_do_not_change_what_is_finished(train, run_main, finished, synthetic_data_dir):

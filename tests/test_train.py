@@ -188,6 +188,49 @@ def test_cycles_need_not_be_whole_steps(uninterrupted):
     assert sorted(int(path.stem.removeprefix("cycle-")) for path in cycles) == CYCLE_ENDS
 
 
+def test_final_scores(uninterrupted, run_main, small_data_dir, tmp_path):
+    """Each file is what evaluate.py writes of the run."""
+    split_of = {"evaluation": "validation", "evaluation_ten_crop": "validation", "evaluation_train_ten_crop": "train"}
+    for name, split in split_of.items():
+        flags = [f"--run_dir={uninterrupted}", f"--data_dir={small_data_dir}", f"--split={split}"]
+        flags += ["--images=10000"] * (split == "train") + ["--ten_crop"] * ("ten_crop" in name)
+        with small.registered():
+            result = run_main("evaluate.py", *flags, f"--output={tmp_path / name}.json")
+        assert (result.returncode, result.stderr) == (0, "")
+        expected = json.loads((tmp_path / f"{name}.json").read_text())
+        written = json.loads((uninterrupted / f"{name}.json").read_text())
+        assert written.pop("cross_entropy") == pytest.approx(expected.pop("cross_entropy"), rel=1e-5)
+        assert written == expected
+
+
+def test_provenance(interrupted):
+    path, _ = interrupted
+    starts = json.loads((path / "provenance.json").read_text())["starts"]
+    steps = [start["step"] for start in starts]
+    assert steps[0] == 0 and steps == sorted(set(steps)) and 120 <= steps[-1] < STEPS
+    assert {(start["tensorflow"], start["keras"]) for start in starts} == {(tf.__version__, keras.__version__)}
+    assert all(re.fullmatch(r"[0-9a-f]{40}(-dirty)?", start["commit"]) for start in starts if start["commit"])
+
+
+def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):
+    """By a clock that shows a second more after each step, and a thousand more after a pause in the fifth."""
+    clock = [0.0]
+    train_step = Trainer.train_step
+
+    def step(self, *batch):
+        train_step(self, *batch)
+        clock[0] += 1
+        if self.step == 5:
+            clock[0] += 1000
+            os.kill(os.getpid(), signal.SIGCONT)
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(Trainer, "train_step", step)
+    result = run_small(*small_flags, f"--run_dir={tmp_path}", "--num_epochs=1", "--noexport", "--nofinal_scores")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads((tmp_path / "time.json").read_text())["seconds"] == 7  # Of eight steps.
+
+
 def test_learns(uninterrupted):
     """Without momentum, or at a tenth of the learning rate, it reaches 73% and 0.65; with shuffled labels, 13%."""
     assert json.loads((uninterrupted / "evaluation.json").read_text())["top_1"] > 0.85
@@ -305,7 +348,7 @@ def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
     for cycle in CYCLE_ENDS:
         name = f"checkpoints/cycles/cycle-{cycle}"
         assert_same_bits(variables(path / name), variables(uninterrupted / name))
-    for name in ("config.json", "metrics.csv", "evaluation.json"):
+    for name in ("config.json", "metrics.csv", "evaluation.json", "evaluation_train_ten_crop.json"):
         assert (path / name).read_bytes() == (uninterrupted / name).read_bytes(), name
 
 

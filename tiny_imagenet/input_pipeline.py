@@ -27,6 +27,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def sample(self, size: int, seed: int) -> "Split":
+        """Returns `size` images drawn at random, each at most once, in their order; all if there are no more."""
+        random = np.random.default_rng(seed)
+        rows = np.sort(random.choice(len(self), min(size, len(self)), replace=False))
+        return Split(self.images[rows], self.labels[rows], self.ids[rows])
+
 
 @dataclasses.dataclass(frozen=True)
 class TinyImageNet:

@@ -28,6 +28,7 @@ WRITTEN = (
     "saved_model",
     "metrics.csv",
     "time.json",
+    "provenance.json",
     "evaluation.json",
     "evaluation_*.json",
     "model.keras",
@@ -104,7 +105,8 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         return
     if not resume:
         raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or choose another --run_dir")
-    kept = {"nesterov": False, "all_crops": False, "sync_batch_norm": True} | kept  # What older versions did, and did not write.
+    # What older versions did, and did not write.
+    kept = {"nesterov": False, "all_crops": False, "sync_batch_norm": True} | kept
     if "num_epochs" in config and config["num_epochs"] > kept.get("num_epochs", config["num_epochs"]):
         # The learning rate depends on both numbers, by the length of a cycle.
         epochs, cycles = kept["num_epochs"], kept["num_cycles"]
@@ -209,8 +211,14 @@ class Checkpoints:
     def minutes_since_save(self) -> float:
         return (time.monotonic() - self._saved) / 60
 
+    def count_time(self) -> None:
+        """Adds the time since the last call, or since `restart_clock`, to `seconds`."""
+        now = time.monotonic()
+        self.seconds.assign_add(now - self._clock)
+        self._clock = now
+
     def restart_clock(self) -> None:
-        """Leaves the time since the last checkpoint out of `seconds`, because it was not spent training."""
+        """Leaves the time since the last `count_time` out of `seconds`, because it was not spent training."""
         self._clock = time.monotonic()
 
     def training_time(self) -> datetime.timedelta:
@@ -223,7 +231,7 @@ class Checkpoints:
         Raises:
           UserError: if it cannot be written. The others are kept.
         """
-        self.seconds.assign_add(time.monotonic() - self._clock)
+        self.count_time()
         step = int(self._trainer.step.numpy())
         with _writing(self._newest.directory):
             self._newest.save(step)

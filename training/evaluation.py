@@ -5,11 +5,14 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from tiny_imagenet import crops
 from tiny_imagenet.input_pipeline import Split, evaluation_batches
 
 BATCH_SIZE = 250
+TRAINING_SAMPLE, SAMPLE_SEED = 10_000, 0
+"""The training images that are scored at the end of a run: how many, and the seed that draws them."""
 
 Classifier = Callable[[tf.Tensor], tf.Tensor]
 """From images, (N, 64, 64, 3) uint8, to probabilities, (N, classes) float32."""
@@ -47,7 +50,9 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
 
 def predict(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE) -> np.ndarray:
     """Returns the probabilities of every image of a split, in its order: (n, classes) float32."""
-    return np.concatenate([classify(images).numpy() for images, _ in evaluation_batches(split, batch_size)])
+    batches = evaluation_batches(split, batch_size)
+    bar = tqdm.tqdm(batches, "scoring", unit=" images", unit_scale=batch_size, leave=False, disable=None)
+    return np.concatenate([classify(images).numpy() for images, _ in bar])
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:

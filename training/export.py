@@ -139,6 +139,22 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
         tflite.export(model, data, run_dir)
 
 
+def load_weights(name: str, path: str) -> keras.Model:
+    """Builds a network in float32 with the weights of a file, or with those that come with the repository.
+
+    Args:
+      name: The network.
+      path: A `.weights.h5` file, or "tiny_imagenet".
+
+    Raises:
+      UserError: if there are no such weights, or they are damaged or another network's.
+    """
+    try:
+        return models.build(name, weights=path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def load_keras(run_dir: pathlib.Path) -> keras.Model:
     """Loads the `model.keras` that `export` wrote to a run directory.
 

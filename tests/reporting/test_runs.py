@@ -84,6 +84,16 @@ def names(patterns):
     return {group.name: [run.name for run in group.runs] for group in runs.group(runs.find_runs([str(patterns)]))}
 
 
+def test_an_evaluation_of_an_earlier_step_is_skipped(write_run, capsys):
+    scores = {"split": "validation", "images": 1000, "top_1": 0.2, "ten_crop": False, "snapshots": 1}
+    files = {"evaluation.json": scores | {"step": 12}, "evaluation_other.json": scores | {"step": 24}}
+    folder = write_run(files=files)
+    (run,) = runs.find_runs([str(folder)])
+    assert list(run.evaluations) == ["evaluation_other"]
+    error = f"report.py: skipping {folder}/evaluation.json: it is of step 12, not of step 24\n"
+    assert capsys.readouterr().err == error
+
+
 def test_groups_differ_in_more_than_the_seed(write_run, tmp_path):
     write_run("a", model="resnet20", num_epochs=10)
     write_run("b", model="resnet20", num_epochs=10, seed=1, log_every=7)

@@ -110,12 +110,15 @@ def test_snapshots(write_run):
 
 def test_compression(write_run):
     files = FILES | {
-        "evaluation_model.json": PLAIN | {"bytes": 4000},
-        "evaluation_model_int8.json": PLAIN | {"top_1": 0.19, "bytes": 1000},
+        "evaluation_model.json": PLAIN | {"file": "model.tflite", "bytes": 4000},
+        "evaluation_compressed.json": PLAIN | {"top_1": 0.19, "file": "compressed.weights.h5", "bytes": 1000},
     }
     rows = tables.compression(groups(write_run("both", files=files))).rows
-    assert [(row["file"], row["bytes"]) for row in rows] == [("model.tflite", 4000), ("model_int8.tflite", 1000)]
-    assert [row["top-1 lost"] for row in rows] == pytest.approx([0, 1])
+    assert [(row["file"], row["bytes"]) for row in rows] == [
+        ("compressed.weights.h5", 1000),
+        ("model.tflite", 4000),
+    ]
+    assert [row["top-1 lost"] for row in rows] == pytest.approx([1, 0])
     del files["evaluation.json"]
     assert {row["top-1 lost"] for row in tables.compression(groups(write_run("no_own", files=files))).rows} == {None}
     assert tables.compression(groups(write_run("neither"))).rows == []
