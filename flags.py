@@ -153,6 +153,16 @@ def define_evaluate_flags() -> None:
     _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")
 
 
+def define_compress_flags() -> None:
+    """Defines the flags of training/compress.py."""
+    define_data_flags()
+    flags.DEFINE_string("run_dir", None, "Run whose network to compress.", required=True)
+    flags.DEFINE_integer("num_epochs", 1, "Epochs of fine-tuning.", lower_bound=0, upper_bound=10**6)
+    flags.DEFINE_float("learning_rate", 0.01, "Learning rate at the start of fine-tuning.")
+
+    _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
+
+
 def define_predict_flags() -> None:
     """Defines the flags of predict.py."""
     flags.DEFINE_list(

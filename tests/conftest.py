@@ -85,7 +85,7 @@ def run_main():
         main = importlib.import_module(name).main
         others, policy = set(flags.FLAGS), keras.config.dtype_policy()
         handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT)}
-        getattr(flags, f"define_{name}_flags")()
+        getattr(flags, f"define_{name.rpartition('.')[2]}_flags")()
         own = set(flags.FLAGS) - others
         argv = [script, *map(str, arguments)]
         stdout, stderr = io.StringIO(), io.StringIO()

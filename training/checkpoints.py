@@ -35,6 +35,7 @@ WRITTEN = (
     "classes.json",
     "model.tflite",
     "model_int8.tflite",
+    "compressed.weights.h5",
     "config.json",
 )
 """The content of a run directory. Without config.json, the last, the rest belongs to another program."""

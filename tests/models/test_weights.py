@@ -127,7 +127,7 @@ def test_shipped_weights_that_are_not_there(shipped):
     with pytest.raises(ValueError, match="missing or damaged"):
         models.build("googlenet", weights="tiny_imagenet")
     shipped.with_name("index.json").write_text("{}")
-    with pytest.raises(ValueError, match="the repository has no weights yet"):
+    with pytest.raises(ValueError, match="the repository has none yet"):
         models.build("googlenet", weights="tiny_imagenet")
 
 

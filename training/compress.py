@@ -1,0 +1,121 @@
+"""Compresses a run's network to 4-bit weights: python -m training.compress --run_dir=runs/squeezenet
+
+The paper's section 2.5 speaks of SqueezeNet in less than 0.5 MB, by the deep compression of Han et al.
+(arXiv:1510.00149): weights that share few values, fine-tuned so, and Huffman coding.
+"""
+
+import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import flags
+import models
+from flags import FLAGS
+from models import weights
+from tiny_imagenet import input_pipeline
+from training import checkpoints, export, schedule, summaries
+from training.step import Trainer
+
+LEVELS = 7  # On each side of zero: 15 values, which 4 bits tell apart.
+FILE = "compressed.weights.h5"
+
+
+def quantize(kernel: tf.Tensor, step: float) -> tf.Tensor:
+    """Rounds weights to the nearest of the multiples of a step from -7 to 7."""
+    return tf.clip_by_value(tf.round(kernel / step), -LEVELS, LEVELS) * step
+
+
+def step_size(kernel: np.ndarray) -> float:
+    """Returns the power of two for which `quantize` has the lowest mean squared error.
+
+    Multiples of a power of two up to 7 have three significant bits. So in float16 the low byte of each is zero, and
+    only the high byte is left for gzip to code.
+    """
+    largest = np.ceil(np.log2(np.abs(kernel).max(initial=2.0**-24)))
+    candidates = 2.0 ** (largest - np.arange(12))
+    return float(min(candidates, key=lambda step: np.square(quantize(kernel, step) - kernel).mean()))
+
+
+def compress(
+    run_dir: pathlib.Path, data: input_pipeline.TinyImageNet, num_epochs: int, learning_rate: float
+) -> pathlib.Path:
+    """Rounds the kernels of a run's network to 15 values each, fine-tunes it so, and writes `compressed.weights.h5`.
+
+    A step of fine-tuning computes the gradients for the rounded kernels and applies them to full ones, which are then
+    rounded again (the straight-through estimator, arXiv:1308.3432). Fine-tuning continues the order of the run's
+    images, with the run's settings, and its learning rate falls along one cosine cycle. The step size of each kernel
+    stays what it is at first. Only kernels are rounded; all weights are written in float16.
+
+    Args:
+      run_dir: The run, from whose newest checkpoint it starts.
+      data: The data set of the run.
+      num_epochs: The number of epochs of fine-tuning; with 0, the kernels are only rounded.
+      learning_rate: The learning rate at the start.
+
+    Returns:
+      The file, which Keras' `load_weights` reads.
+
+    Raises:
+      UserError: if the directory holds no run, or if training diverges.
+    """
+    config = checkpoints.read_config(run_dir)
+    trained, done = checkpoints.load_model(run_dir)
+    keras.config.set_dtype_policy(config["precision"])
+    model = models.build(config["model"], training=True)
+    model.set_weights(trained.get_weights())
+    train, batch_size = data.splits["train"], config["batch_size"]
+    steps = schedule.num_steps(num_epochs, len(train), batch_size)
+    trainer = Trainer(
+        model,
+        data.mean_image,
+        learning_rate=learning_rate,
+        cycle_steps=steps,
+        momentum=config["momentum"],
+        weight_decay=config["weight_decay"],
+        clip_norm=config["clip_norm"],
+    )
+    kernels = [weight for weight in model.trainable_weights if weight.name == "kernel"]
+    full = [tf.Variable(kernel) for kernel in kernels]
+    step_sizes = [step_size(kernel.numpy()) for kernel in kernels]
+    for kernel, size in zip(kernels, step_sizes, strict=True):
+        kernel.assign(quantize(kernel, size))
+
+    @tf.function
+    def apply_and_round():
+        for unrounded, kernel, size in zip(full, kernels, step_sizes, strict=True):
+            unrounded.assign_add(kernel - quantize(unrounded, size))  # What the step added to the rounded kernel.
+            kernel.assign(quantize(unrounded, size))
+
+    progress = summaries.Progress(0, steps, batch_size)
+    batches = input_pipeline.train_batches(train, batch_size, config["seed"], done, done + steps)
+    for step, batch in enumerate(batches, start=1):
+        trainer.train_step(*batch)
+        apply_and_round()
+        if step % 10 == 0:
+            means = trainer.means()
+            epoch = 1 + (step - 1) * batch_size // len(train)
+            progress.draw(step, epoch, float(trainer.learning_rate(step)), means["loss"], means["top_1"])
+            trainer.reset_means()
+            progress.restart(step)
+    progress.close()
+    path = run_dir / FILE
+    weights.save(export.inference_model(model), path)
+    return path
+
+
+def main(_) -> None:
+    run_dir = pathlib.Path(FLAGS.run_dir)
+    config = checkpoints.read_config(run_dir)
+    data = input_pipeline.load(config["dataset"], FLAGS.data_dir, FLAGS.archive)
+    path = compress(run_dir, data, FLAGS.num_epochs, FLAGS.learning_rate)
+    print(f"{path.stat().st_size:,} bytes written to {path}")
+    print(f"Score it:  python evaluate.py --model={config['model']} --weights={path}")
+
+
+if __name__ == "__main__":
+    flags.define_compress_flags()
+    flags.run(main)
