@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-TABLES = {f"{table}.{kind}" for table in ("table_3", "table_4") for kind in ("md", "csv")}
+TABLES = {f"{table}.{kind}" for table in ("table_3", "epochs", "table_4") for kind in ("csv", "md")}
 FIGURES = {f"figure_{number}.{kind}" for number in (5, 6, 7) for kind in ("png", "svg")}
 
 

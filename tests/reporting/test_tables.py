@@ -18,7 +18,6 @@ RESULTS = {
     "validation top-1, centre crop": 20,
     "validation top-1, ten crops": 25,
     "validation top-5, ten crops": 50,
-    "best epoch, centre crop": 20,
 }
 
 
@@ -51,7 +50,7 @@ def test_a_run_cut_short_is_no_result(write_run, rows, epochs):
     files["evaluation_model.json"] = PLAIN | {"bytes": 4000}
     run = write_run(rows=rows, files=files)
     row = row_of(tables.table_3, run)
-    assert [row[key] for key in (*RESULTS, "95% interval", "seeds")] == [None] * 7
+    assert [row[key] for key in (*RESULTS, "95% interval", "seeds")] == [None] * 6
     assert row["note"] == f"not finished; so far {epochs} of 2 epochs{', top-1 10.00' * epochs}"
     assert row_of(tables.table_4, run)["note"] == "not finished"
     assert tables.snapshots(groups(run)).rows == []
@@ -76,6 +75,15 @@ def test_seeds_share_a_row(write_run, tmp_path):
         (line,) = csv.DictReader(file)
     column = "validation top-1, centre crop"
     assert (line[column], line[f"{column}, s.d."]) == ("23", "3.60555")
+
+
+def test_epochs(write_run, tmp_path):
+    write_run("done")
+    write_run("under_way", rows=4, model="resnet20")
+    write_run("longer", rows=6, model="resnet20", num_epochs=3)
+    rows = tables.epochs(groups(tmp_path / "*")).rows
+    assert [[row[epoch] for epoch in "123"] for row in rows] == [[10, 20, None], [10, 20, None], [10, None, None]]
+    assert [bool(row["note"]) for row in rows] == [False, True, True]
 
 
 @pytest.mark.parametrize("share, images", [(0.25, 10000), (0.5, 7), (0.99, 50)])
