@@ -99,42 +99,33 @@ def save(model: keras.Model, path: pathlib.Path) -> None:
     try:
         model.save_weights(full)
         with h5py.File(full) as source, h5py.File(partial, "w", libver=("v110", "v110")) as target:
-            _copy_in_float16(source, target)
+            source.visititems(lambda name, item: _write(target, name, item) if isinstance(item, h5py.Dataset) else None)
         os.replace(partial, path)
     finally:
         full.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
 
 
-def _copy_in_float16(source: h5py.Group, target: h5py.Group) -> None:
-    target.attrs.update(source.attrs)
-    for name, item in source.items():
-        if isinstance(item, h5py.Group):
-            _copy_in_float16(item, target.create_group(name))
-            continue
-        value = item[()]
-        if value.dtype == np.float32:
-            with np.errstate(over="ignore"):
-                value = value.astype(np.float16)
-            if not np.isfinite(value).all():
-                raise ValueError(f"{item.name} is beyond the range of float16")
-        if value.nbytes > 1024:
-            _write_compressed(target, name, value)
-        else:  # A small array would grow.
-            target[name] = value
-        target[name].attrs.update(item.attrs)
-
-
-def _write_compressed(target: h5py.Group, name: str, value: np.ndarray) -> None:
-    """Writes an array in one chunk with HDF5's filters "shuffle" and "gzip".
+def _write(target: h5py.File, name: str, source: h5py.Dataset) -> None:
+    """Copies an array in float16, in one chunk with HDF5's filters "shuffle" and "gzip".
 
     The filters run here. HDF5's own gzip also looks for repetitions, which makes weights of few values a fifth larger.
     """
-    filters = {"compression": "gzip", "shuffle": True}
-    dataset = target.create_dataset(name, value.shape, value.dtype, chunks=value.shape, **filters)
-    shuffled = value.reshape(-1).view(np.uint8).reshape(-1, value.itemsize).T.tobytes()
-    gzip = zlib.compressobj(9, strategy=zlib.Z_RLE)
-    dataset.id.write_direct_chunk((0,) * value.ndim, gzip.compress(shuffled) + gzip.flush())
+    value = source[()]
+    if value.dtype == np.float32:
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float16)
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} is beyond the range of float16")
+    if value.nbytes <= 1024:  # The filters would make it larger.
+        dataset = target.create_dataset(name, data=value, track_times=False)
+    else:
+        filters = {"chunks": value.shape, "compression": "gzip", "shuffle": True}
+        dataset = target.create_dataset(name, value.shape, value.dtype, track_times=False, **filters)
+        shuffled = value.reshape(-1).view(np.uint8).reshape(-1, value.itemsize).T.tobytes()
+        gzip = zlib.compressobj(9, strategy=zlib.Z_RLE)
+        dataset.id.write_direct_chunk((0,) * value.ndim, gzip.compress(shuffled) + gzip.flush())
+    dataset.attrs.update(source.attrs)
 
 
 def checksum(path: pathlib.Path) -> str:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import models
 import small
+from models import weights
 from training import checkpoints, compress
 
 
@@ -27,6 +28,17 @@ def test_step_size_is_the_best_power_of_two(scale):
 def test_zero_kernel_stays_zero():
     kernel = np.zeros((3, 3), np.float32)
     np.testing.assert_array_equal(compress.quantize(kernel, compress.step_size(kernel)), kernel)
+
+
+def test_squeezenet_is_smaller_than_half_a_megabyte(tmp_path):
+    """With kernels of a normal distribution, which take more bits than trained ones, with their many small weights."""
+    model, random = models.build("squeezenet"), np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(random.normal(0, 0.05, weight.shape))
+        if weight.name == "kernel":
+            weight.assign(compress.quantize(weight, compress.step_size(weight.numpy())))
+    weights.save(model, tmp_path / "squeezenet.weights.h5")
+    assert (tmp_path / "squeezenet.weights.h5").stat().st_size < 500_000
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,64 @@
+"""results/ and the README's table of it."""
+
+import pathlib
+import re
+
+import pytest
+
+from reporting import runs, tables
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+TABLES = (tables.table_3, tables.epochs, tables.table_4, tables.snapshots, tables.compression)
+
+
+@pytest.fixture(scope="module")
+def groups():
+    return runs.group(runs.find_runs([f"{RESULTS}/*"]))
+
+
+def markdown_tables(page):
+    """The tables of a page, each a list of rows by the column's name."""
+    found = []
+    for text in re.findall(r"(?:^\|.*\|\n)+", page.read_text(), re.MULTILINE):
+        header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+        found.append([dict(zip(header, row, strict=True)) for row in rows])
+    return found
+
+
+def test_every_run_is_finished(groups):
+    assert groups and all(run.finished for group in groups for run in group.runs)
+
+
+@pytest.mark.parametrize("table_of", TABLES, ids=lambda table_of: table_of.__name__)
+def test_tables_are_those_of_the_runs(groups, tmp_path, table_of):
+    table = table_of(groups)
+    names = {f"{table.name}.md", f"{table.name}.csv"}
+    assert names & {path.name for path in RESULTS.iterdir()} == (names if table.rows else set())
+    if table.rows:
+        tables.write(table, tmp_path)
+        for name in names:
+            assert (tmp_path / name).read_text() == (RESULTS / name).read_text(), name
+
+
+def test_readme_has_the_numbers_of_the_runs(groups):
+    """In the README's first table, by the names of the columns and the runs in Tables 3 and 4."""
+    pairs = zip(tables.table_3(groups).rows, tables.table_4(groups).rows, strict=True)
+    rows = {row["run"]: {**row, **more} for row, more in pairs}
+    readme, *_ = markdown_tables(ROOT / "README.md")
+    assert {row["run"] for row in readme} >= set(rows)
+    for row in readme:
+        name = row.pop("run")
+        if name not in rows:
+            assert "not finished" in row.values() and not (RESULTS / name).exists()
+            continue
+        assert len(row) >= 6
+        for column, text in row.items():
+            assert text == tables.cell(rows[name][column]), (name, column)
+
+
+def test_results_page_names_every_run(groups):
+    page = (RESULTS / "README.md").read_text()
+    for group in groups:
+        for run in group.runs:
+            assert f"`{run.name}`" in page
