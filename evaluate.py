@@ -28,8 +28,10 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
 def main(_) -> None:
     path = pathlib.Path(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite)
     folder = path if FLAGS.run_dir else path.parent
-    how = [] if FLAGS.run_dir else ["saved_model"] if FLAGS.saved_model else [path.name.partition(".")[0]]
+    how = [] if FLAGS.run_dir else ["saved_model"] if FLAGS.saved_model else [path.stem]
     how += [FLAGS.split] if FLAGS.split != "validation" else []
+    how += [f"images_{FLAGS.images}"] if FLAGS.images not in (None, evaluation.TRAINING_SAMPLE) else []
+    how += [f"seed_{FLAGS.seed}"] if FLAGS.seed not in (None, evaluation.SAMPLE_SEED) else []
     how += [f"snapshots_{FLAGS.snapshots}"] if FLAGS.snapshots > 1 else []
     how += ["ten_crop"] if FLAGS.ten_crop else []
     own = checkpoints.read_config(path)["dataset"] if FLAGS.run_dir else "full"
@@ -39,23 +41,23 @@ def main(_) -> None:
     for written in (output, pathlib.Path(FLAGS.predictions or "-")):
         if not written.parent.is_dir():
             raise UserError(f"cannot write {written}: there is no folder {written.parent}; make it, or give another")
-    data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
-    split = data.splits[FLAGS.split]
-    if FLAGS.images:
-        split = split.sample(FLAGS.images, FLAGS.seed)
     step = None
     if FLAGS.run_dir:
         snapshots = checkpoints.last_cycles(path, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
         model, step = checkpoints.load_model(path)
-        classify = evaluation.classifier(model, data.mean_image, FLAGS.ten_crop)
     elif FLAGS.weights:
         model = export.load_weights(FLAGS.model, FLAGS.weights)
-        classify = evaluation.classifier(model, data.mean_image, FLAGS.ten_crop)
     elif FLAGS.tflite:
         classify = tflite.classifier(path)
     else:
         signature = export.load_saved_model(path)
         classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
+    data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
+    split = data.splits[FLAGS.split]
+    if FLAGS.images:
+        split = split.sample(FLAGS.images, evaluation.SAMPLE_SEED if FLAGS.seed is None else FLAGS.seed)
+    if FLAGS.run_dir or FLAGS.weights:
+        classify = evaluation.classifier(model, data.mean_image, FLAGS.ten_crop)
     if FLAGS.snapshots > 1:
         probabilities = np.zeros((len(split), len(data.wnids)), np.float32)
         for snapshot in snapshots:

@@ -61,8 +61,8 @@ def define_train_flags() -> None:
     flags.DEFINE_bool(
         "all_crops",
         False,
-        "Train on all ten crops of each of a step's images, not on one that is drawn at random: ten times the work, "
-        "and the memory.",
+        "Train on all ten crops of each image in every step, instead of one drawn at random. Takes ten times the time "
+        "and memory.",
     )
     flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
     flags.DEFINE_float(
@@ -117,7 +117,7 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_enum("dataset", None, DATASETS, "Data to evaluate on. Default: the run's, or full without --run_dir.")
     flags.DEFINE_string("run_dir", None, "Run to evaluate, by its newest checkpoint.")
     flags.DEFINE_string("weights", None, "A file NAME.weights.h5 to evaluate, instead of a run. Needs --model.")
-    flags.DEFINE_enum("model", None, list(models.REGISTRY), "Network whose weights --weights names.")
+    flags.DEFINE_enum("model", None, list(models.REGISTRY), "Network that --weights belongs to.")
     flags.DEFINE_string("saved_model", None, "SavedModel to evaluate, instead of a run.")
     flags.DEFINE_string("tflite", None, "TFLite file to evaluate, instead of a run.")
     flags.DEFINE_enum(
@@ -125,8 +125,8 @@ def define_evaluate_flags() -> None:
     )
     images = "Score this many images, drawn at random by --seed. Needs --split=train. By default, all."
     flags.DEFINE_integer("images", None, images, lower_bound=1, upper_bound=INT32_MAX)
-    seeded = "Seed of the images that --images draws."
-    flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
+    seeded = "Seed of the images that --images draws. Default: 0."
+    flags.DEFINE_integer("seed", None, seeded, lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_bool("ten_crop", False, "Average the softmax over the ten crops. Needs --run_dir or --weights.")
     flags.DEFINE_integer(
         "snapshots",
@@ -140,14 +140,20 @@ def define_evaluate_flags() -> None:
     )
     images = "Images per batch. It does not change the result."
     flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
-    result = "evaluation.json in the run, or evaluation_NAME.json beside a file NAME; more ways of scoring, more names"
-    flags.DEFINE_string("output", None, f"File for the result. Default: {result}.")
+    flags.DEFINE_string(
+        "output",
+        None,
+        "File for the result. Default: evaluation.json in the run, evaluation_saved_model.json beside a SavedModel, or "
+        "evaluation_NAME.json beside a file; what differs from the defaults (split, images, snapshots, crops, dataset) "
+        "is added to the name.",
+    )
 
     _check_one_of("run_dir", "weights", "saved_model", "tflite")
     _check_all(["weights", "model"], lambda v: not v["weights"] or v["model"], "needs --model")
     _check_all(["model", "weights"], lambda v: not v["model"] or v["weights"], "needs --weights")
     _check_all(["split", "predictions"], lambda v: v["split"] != "test" or v["predictions"], "test needs --predictions")
     _check_all(["images", "split"], lambda v: v["images"] is None or v["split"] == "train", "needs --split=train")
+    _check_all(["seed", "images"], lambda v: v["seed"] is None or v["images"], "needs --images")
     crops = ["ten_crop", "run_dir", "weights"]
     _check_all(crops, lambda v: not v["ten_crop"] or v["run_dir"] or v["weights"], "needs --run_dir or --weights")
     _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")

@@ -19,9 +19,10 @@ from training import checkpoints, evaluation
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
-    """Writes Tables 3 and 4, those of epochs, and of snapshots and compression if there are any, and Figures 5 to 7."""
+    """Writes the tables, but for those of snapshots and compression if there are none, and Figures 5 to 7."""
     groups = runs.group(found)
-    for table_of in (tables.table_3, tables.epochs, tables.table_4, tables.snapshots, tables.compression):
+    tables.write(tables.epochs(groups), out)
+    for table_of in (tables.table_3, tables.table_4, tables.snapshots, tables.compression):
         table = table_of(groups)
         if table.rows:
             tables.write(table, out)

@@ -67,14 +67,17 @@ def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
     num_steps = schedule.num_steps(config["num_epochs"], size, config["batch_size"])
     exports = ["saved_model", "model.keras"] * FLAGS.export + ["model_int8.tflite"] * FLAGS.tflite
     scores = ["evaluation_ten_crop.json", "evaluation_train_ten_crop.json"] * FLAGS.final_scores
-    time = checkpoints.read_time(run_dir)
+    time = checkpoints.read_json(run_dir / "time.json")
     steps = [time.get("finished_step")] + [time.get("exported_step")] * bool(exports)
-    return steps == [num_steps] * len(steps) and all((run_dir / name).exists() for name in exports + scores)
+    steps += [checkpoints.read_json(run_dir / name).get("step") for name in scores]
+    return steps == [num_steps] * len(steps) and all((run_dir / name).exists() for name in exports)
 
 
 def print_next_steps(run_dir: pathlib.Path) -> None:
-    print(f"Look at the curves:  tensorboard --logdir {run_dir}")
-    print(f"Write the report:    python report.py --runs={run_dir}")
+    print(f"Look at the curves:   tensorboard --logdir {run_dir}")
+    if not FLAGS.final_scores:
+        print(f"Score the ten crops:  python evaluate.py --run_dir={run_dir} --ten_crop")
+    print(f"Write the report:     python report.py --runs={run_dir}")
 
 
 def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:
@@ -159,7 +162,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, ask_to_stop)
-    signal.signal(signal.SIGCONT, lambda *_: saved.restart_clock())  # The process was paused.
+    if hasattr(signal, "SIGCONT"):  # It comes after a pause. Windows has none.
+        signal.signal(signal.SIGCONT, lambda *_: saved.restart_clock())
 
     if done in epoch_ends:  # The checkpoint of an epoch's end is written before the epoch's validation.
         validate()
@@ -217,13 +221,15 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             finals.append(("evaluation_ten_crop", "validation", validation, True))
             finals.append(("evaluation_train_ten_crop", "train", sample, True))
         for name, split_name, split, ten_crop in finals:
+            if checkpoints.read_json(run_dir / f"{name}.json").get("step") == done:
+                continue  # An earlier start was stopped while it scored.
             scores = evaluation.score(evaluation.classifier(model, data.mean_image, ten_crop), split)
             result = evaluation.result(scores, config["dataset"], split_name, split, done, ten_crop)
             checkpoints.write_json(run_dir / f"{name}.json", result)
             how = "ten crops" if ten_crop else "centre crop"
             progress.say(f"{split_name}, {how}: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
         exported = {"exported_step": done} if FLAGS.export else {}
-        finished = checkpoints.read_time(run_dir) | {"finished_step": done} | exported
+        finished = checkpoints.read_json(run_dir / "time.json") | {"finished_step": done} | exported
         checkpoints.write_json(run_dir / "time.json", finished)
         progress.close()
         print_next_steps(run_dir)

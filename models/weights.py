@@ -63,7 +63,7 @@ def find(name: str) -> pathlib.Path:
     """
     entries = index()
     if name not in entries:
-        there = f"there are weights of {', '.join(entries)}" if entries else "the repository has none yet; train a run"
+        there = f"there are weights of {', '.join(entries)}" if entries else "the repository has none yet"
         raise ValueError(f"there are no trained weights of {name!r}: {there}")
     path = FOLDER / f"{name}.weights.h5"
     if not path.exists() or checksum(path) != entries[name]["sha256"]:
@@ -83,6 +83,10 @@ def load(model: keras.Model, weights: str | os.PathLike) -> None:
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
+        with h5py.File(path) as file:  # Keras does not notice if a network has the same layers, connected otherwise.
+            network = file.attrs.get("network", model.name)
+        if network != model.name:
+            raise ValueError(f"it is of {network}")
         model.load_weights(path)
     except Exception as error:  # Keras and h5py raise errors of many kinds.
         raise ValueError(f"{path} is damaged, or does not fit {model.name}: {' '.join(str(error).split())}") from error
@@ -94,12 +98,17 @@ def save(model: keras.Model, path: pathlib.Path) -> None:
     Raises:
       ValueError: if a weight is beyond the range of float16.
     """
-    full = path.with_name(f"float32.{path.name}")
-    partial = path.with_name(f"{path.name}.partial")
+    full, partial = path.with_name("partial.float32.weights.h5"), path.with_name("partial.weights.h5")
     try:
         model.save_weights(full)
         with h5py.File(full) as source, h5py.File(partial, "w", libver=("v110", "v110")) as target:
-            source.visititems(lambda name, item: _write(target, name, item) if isinstance(item, h5py.Dataset) else None)
+            target.attrs["network"] = model.name
+
+            def write(name, item):
+                if isinstance(item, h5py.Dataset):
+                    _write(target, name, item)
+
+            source.visititems(write)
         os.replace(partial, path)
     finally:
         full.unlink(missing_ok=True)

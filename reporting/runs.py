@@ -84,7 +84,7 @@ class Run:
         """The images per second of training, and where the figure comes from; None if nothing says.
 
         The median over TensorBoard's events ignores the intervals in which the process was paused. In results/, which
-        keeps no events, time.json gives this median beside the time, which includes them.
+        keeps no events, time.json gives this median beside the time, which in runs of older versions includes pauses.
         """
         if self.time and SPEED in self.time:
             return float(self.time[SPEED]), "TensorBoard"
@@ -173,7 +173,8 @@ def read_evaluations(folder: pathlib.Path, last_step: int) -> dict[str, dict]:
         wrong = {key: content[key] for key, value in EVALUATIONS.get(path.stem, {}).items() if content[key] != value}
         step = content.get("step")  # None: exported files and older versions do not say.
         if step not in (None, last_step):
-            print(f"report.py: skipping {path}: it is of step {step}, not of step {last_step}", file=sys.stderr)
+            problem = f"it is of step {step}, not {last_step}; score the run again"
+            print(f"report.py: skipping {path}: {problem}", file=sys.stderr)
             continue
         if wrong:
             of = ", ".join(f"{key}={value}" for key, value in wrong.items())

@@ -1,4 +1,4 @@
-"""The paper's Tables 3 and 4, what snapshots add, what compression costs, and how tables are written and printed."""
+"""The tables: the paper's 3 and 4, epochs, snapshots, compression; how they are written and printed."""
 
 import csv
 import functools
@@ -118,16 +118,13 @@ def several_seeds(groups: list[Group]) -> str:
 
 
 def epochs(groups: list[Group]) -> Table:
-    """Figure 6 in numbers: the validation top-1 by the centre crop after each epoch, as measured during training."""
-    rows = []
-    last = max(group.config["num_epochs"] for group in groups)
+    """Figure 6 in numbers: the validation top-1 by the centre crop after each epoch, a column for each group."""
+    rows = [{"epoch": epoch} for epoch in range(1, 1 + max(group.config["num_epochs"] for group in groups))]
     for group in groups:
         curves = [100 * run.validation["validation_top_1"] for run in group.shown]
-        reached = {
-            str(epoch): over_seeds(float(curve[epoch - 1]) if epoch <= len(curve) else None for curve in curves)
-            for epoch in range(1, last + 1)
-        }
-        rows.append({"run": group.name} | reached | {"note": not_finished(group)})
+        for row in rows:
+            done = (float(curve[row["epoch"] - 1]) if row["epoch"] <= len(curve) else None for curve in curves)
+            row[group.label] = over_seeds(done)
     note = "Validation top-1 in percent after each epoch, by the centre crop, in the precision of the training."
     return Table("epochs", "Validation by epoch", rows, note + several_seeds(groups))
 
@@ -163,7 +160,7 @@ def table_4(groups: list[Group]) -> Table:
             }
         )
     note = "Hours are of training alone, without validation, at the speed shown: the median over the run, or, from "
-    note += "time.json, the mean with any pauses. The paper's hours are those of one GPU of 2017."
+    note += "time.json, the mean, which includes pauses in older runs. The paper's hours are those of one GPU of 2017."
     return Table("table_4", "Table 4: size and time", rows, note)
 
 
@@ -201,14 +198,15 @@ def compression(groups: list[Group]) -> Table:
     for group in groups:
         for run in group.runs:
             for name, result in run.evaluations.items():
-                if not isinstance(result.get("bytes"), int):
+                own_data = result.get("dataset") in (None, run.config["dataset"]) and result["split"] == "validation"
+                if not isinstance(result.get("bytes"), int) or not own_data or result["ten_crop"]:
                     continue
-                top_1 = percent(run, name) if run.finished and result["split"] == "validation" else None
+                top_1 = percent(run, name) if run.finished else None
                 own = percent(run, "evaluation")
                 rows.append(
                     {
                         "run": group.name + (f", seed={run.config.get('seed')}" if len(group.runs) > 1 else ""),
-                        "file": result.get("file", name),
+                        "file": result.get("file", f"{name.removeprefix('evaluation_')}.tflite"),
                         "bytes": result["bytes"],
                         "top-1": top_1,
                         "top-1 lost": None if None in (own, top_1) else own - top_1,

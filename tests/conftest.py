@@ -84,7 +84,8 @@ def run_main():
         name = script.removesuffix(".py")
         main = importlib.import_module(name).main
         others, policy = set(flags.FLAGS), keras.config.dtype_policy()
-        handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT)}
+        signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGCONT") if hasattr(signal, name)]
+        handlers = {signum: signal.getsignal(signum) for signum in signals}
         getattr(flags, f"define_{name.rpartition('.')[2]}_flags")()
         own = set(flags.FLAGS) - others
         argv = [script, *map(str, arguments)]

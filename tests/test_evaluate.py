@@ -186,18 +186,21 @@ def test_tflite_files_score_as_their_run_did(tmp_path, run_main, synthetic_run, 
     assert sizes[1] < 0.26 * sizes[0]
 
 
-def test_weights_score_as_their_run_did(tmp_path, run_main, synthetic_run, data_flags):
+def test_weights_score_as_their_run_did(tmp_path, run_main, assert_one_line, synthetic_run, evaluated, data_flags):
     """In float16, to rounding."""
     path = tmp_path / "half.weights.h5"
     weights.save(export.inference_model(checkpoints.load_model(synthetic_run)[0]), path)
     flags = [*data_flags, "--dataset=synthetic", "--model=baseline", f"--weights={path}"]
-    result = run_main("evaluate.py", *flags)
-    assert (result.returncode, result.stderr) == (0, "")
-    scores = json.loads((tmp_path / "evaluation_half.json").read_text())
-    trained = json.loads((synthetic_run / "evaluation.json").read_text())
-    assert (scores["file"], scores["bytes"]) == ("half.weights.h5", path.stat().st_size)
-    assert scores["top_1"] == pytest.approx(trained["top_1"], abs=TOLERATED / 1000)
-    assert scores["cross_entropy"] == pytest.approx(trained["cross_entropy"], rel=1e-3)
+    for crops, way, name in ([], "run", ""), (["--ten_crop"], "ten_crop", "_ten_crop"):
+        result = run_main("evaluate.py", *flags, *crops)
+        assert (result.returncode, result.stderr) == (0, "")
+        scores = json.loads((tmp_path / f"evaluation_half.weights{name}.json").read_text())
+        expected, *_ = evaluated[way]
+        assert (scores["file"], scores["bytes"]) == ("half.weights.h5", path.stat().st_size)
+        assert scores["top_1"] == pytest.approx(expected["top_1"], abs=TOLERATED / 1000)
+        assert scores["cross_entropy"] == pytest.approx(expected["cross_entropy"], rel=1e-3)
+    wrong = [*data_flags, "--dataset=synthetic", "--model=alexnet", f"--weights={path}"]
+    assert_one_line(run_main("evaluate.py", *wrong), 1, "half.weights.h5", "it is of baseline")
 
 
 def test_sample_of_the_training_images(tmp_path, run_main, synthetic_run, synthetic_data_dir, data_flags):
@@ -246,6 +249,7 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags
         (2, ["--weights=x.weights.h5"], ["needs --model"]),
         (2, [f"--run_dir={synthetic_run}", "--model=baseline"], ["needs --weights"]),
         (2, [f"--run_dir={synthetic_run}", "--images=100"], ["--images", "needs --split=train"]),
+        (2, [f"--run_dir={synthetic_run}", "--split=train", "--seed=1"], ["--seed", "needs --images"]),
     ]
     for status, flags, words in mistakes:
         result = run_main("evaluate.py", *data_flags, *flags)

@@ -196,7 +196,11 @@ def is_right(name, value):
 
 @pytest.mark.parametrize(
     "program, needed",
-    [("train", "--model=baseline"), ("evaluate", "--run_dir=run"), ("report", "--mistakes=run")],
+    [
+        ("train", "--model=baseline"),
+        ("evaluate", "--run_dir=run --split=train --images=9"),
+        ("report", "--mistakes=run"),
+    ],
     ids=["train", "evaluate", "report"],
 )
 def test_fuzzed_flags(program, needed):
@@ -208,7 +212,7 @@ def test_fuzzed_flags(program, needed):
         for name in names:
             for value in VALUES:
                 seen = []
-                arguments = [*[needed] * (name != "saved_model"), f"--{name}={value}"]
+                arguments = [*needed.split() * (name != "saved_model"), f"--{name}={value}"]
                 result = run(program, arguments, lambda argv: seen.append(FLAGS[name].value))  # noqa: B023
                 FLAGS.unparse_flags()
                 if result.returncode == 0:

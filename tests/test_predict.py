@@ -164,6 +164,11 @@ def test_shipped_weights(run_main, folder, tmp_path, monkeypatch, validation):
     assert given[0][:2] == [classes["wnids"][best], classes["words"][best]]
     assert float(given[0][2]) == pytest.approx(np.exp(logits - np.log(np.exp(logits).sum()))[best], rel=0.05)
 
+    shutil.copy(path, tmp_path / "other.weights.h5")
+    flags = ["--model=squeezenet", f"--weights={tmp_path / 'other.weights.h5'}", f"--csv={tmp_path / 'other.csv'}"]
+    assert run_main("predict.py", folder, *flags).returncode == 0
+    assert (tmp_path / "other.csv").read_text() == (tmp_path / "out.csv").read_text()
+
 
 def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "index", dict)
@@ -171,7 +176,7 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
     shutil.copy(synthetic_run / "model.keras", tmp_path / "model.tflite")
     picture = folder / "0.PNG"
     for status, arguments, words in (
-        (1, [picture], ["no trained weights of 'resnet20'"]),
+        (1, [picture], ["no trained weights of 'resnet20'", "--run_dir"]),
         (1, [], ["name pictures"]),
         (1, [picture, f"--run_dir={tmp_path / 'nosuch'}"], ["nosuch/model.keras does not exist"]),
         (1, [picture, f"--run_dir={tmp_path / 'unfinished'}"], ["unfinished/model.keras", "--export_only"]),

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from models import weights
 from reporting import runs, tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -55,6 +56,17 @@ def test_readme_has_the_numbers_of_the_runs(groups):
         assert len(row) >= 6
         for column, text in row.items():
             assert text == tables.cell(rows[name][column]), (name, column)
+
+
+@pytest.mark.parametrize("name", weights.index())
+def test_shipped_weights_are_of_the_best_run(name, groups):
+    """Their scores in weights/index.json are those of a run in results/, and no run of the network is better."""
+    entry = weights.index()[name]
+    scores = {run.name: run.evaluations["evaluation_ten_crop"] for group in groups for run in group.runs}
+    own = scores[entry["run"]]
+    assert (entry["ten_crop_top_1"], entry["step"]) == (own["top_1"], own["step"])
+    of_network = [run.name for group in groups if group.network == name for run in group.runs]
+    assert entry["ten_crop_top_1"] == max(scores[run]["top_1"] for run in of_network)
 
 
 def test_results_page_names_every_run(groups):

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import pathlib
 import random
 import re
 import signal
@@ -23,6 +24,7 @@ from training import checkpoints, evaluation, summaries
 from training.checkpoints import Checkpoints
 from training.step import Trainer
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 EPOCHS, STEPS = 25, 200
 CYCLE_ENDS = [67, 134, 200]  # Of three cycles.
 SMALL = f"--model=small --dataset=synthetic --batch_size=50 --num_epochs={EPOCHS} --num_cycles=3 --log_every=4"
@@ -209,7 +211,24 @@ def test_provenance(interrupted):
     steps = [start["step"] for start in starts]
     assert steps[0] == 0 and steps == sorted(set(steps)) and 120 <= steps[-1] < STEPS
     assert {(start["tensorflow"], start["keras"]) for start in starts} == {(tf.__version__, keras.__version__)}
-    assert all(re.fullmatch(r"[0-9a-f]{40}(-dirty)?", start["commit"]) for start in starts if start["commit"])
+    command = ["git", "rev-parse", "HEAD"]
+    head = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None
+    assert {start["commit"] and start["commit"].removesuffix("-dirty") for start in starts} == {head}
+
+
+def test_all_crops(tmp_path, run_small, assert_one_line, small_flags):
+    """The steps are as many, but each learns from ten times the images. A run keeps the flag."""
+    losses = []
+    for number, all_crops in enumerate(([], ["--all_crops"])):
+        flags = [*small_flags, f"--run_dir={tmp_path / str(number)}"]
+        flags += ["--num_epochs=1", "--noexport", "--nofinal_scores"]
+        assert run_small(*flags, *all_crops).returncode == 0
+        train, _ = rows(tmp_path / str(number))
+        assert [row["step"] for row in train] == ["4", "8"]
+        losses.append(float(train[1]["cross_entropy"]))
+    assert losses[0] != losses[1]
+    assert json.loads((tmp_path / "1/config.json").read_text())["all_crops"] is True
+    assert_one_line(run_small(*flags), 1, "all_crops=True, not False")
 
 
 def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):

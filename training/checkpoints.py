@@ -125,10 +125,10 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         )
 
 
-def read_time(run_dir: pathlib.Path) -> dict:
-    """Returns the content of time.json; empty if there is none, or it is damaged."""
+def read_json(path: pathlib.Path) -> dict:
+    """Returns the content of a JSON file; empty if there is none, or it is damaged."""
     try:
-        content = json.loads((run_dir / "time.json").read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -214,16 +214,15 @@ class Checkpoints:
 
     def count_time(self) -> None:
         """Adds the time since the last call, or since `restart_clock`, to `seconds`."""
-        now = time.monotonic()
-        self.seconds.assign_add(now - self._clock)
-        self._clock = now
+        last, self._clock = self._clock, time.monotonic()
+        self.seconds.assign_add(self._clock - last)
 
     def restart_clock(self) -> None:
         """Leaves the time since the last `count_time` out of `seconds`, because it was not spent training."""
         self._clock = time.monotonic()
 
     def training_time(self) -> datetime.timedelta:
-        """Returns the time that the steps up to the newest checkpoint took."""
+        """Returns the time that the steps so far took, without pauses, checkpoints and validation."""
         return datetime.timedelta(seconds=round(float(self.seconds)))
 
     def save(self) -> None:

@@ -1,7 +1,7 @@
 """Compresses a run's network to 4-bit weights: python -m training.compress --run_dir=runs/squeezenet
 
-The paper's section 2.5 speaks of SqueezeNet in less than 0.5 MB, by the deep compression of Han et al.
-(arXiv:1510.00149): weights that share few values, fine-tuned so, and Huffman coding.
+The paper's section 2.5 mentions SqueezeNet in less than 0.5 MB, by the deep compression of Han et al.
+(arXiv:1510.00149): weights that share a few values, fine-tuning, and Huffman coding.
 """
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
@@ -17,6 +17,7 @@ import models
 from flags import FLAGS
 from models import weights
 from tiny_imagenet import input_pipeline
+from tiny_imagenet.errors import UserError
 from training import checkpoints, export, schedule, summaries
 from training.step import Trainer
 
@@ -43,7 +44,7 @@ def step_size(kernel: np.ndarray) -> float:
 def compress(
     run_dir: pathlib.Path, data: input_pipeline.TinyImageNet, num_epochs: int, learning_rate: float
 ) -> pathlib.Path:
-    """Rounds the kernels of a run's network to 15 values each, fine-tunes it so, and writes `compressed.weights.h5`.
+    """Rounds each kernel of a run's network to 15 values, fine-tunes it, and writes `compressed.weights.h5`.
 
     A step of fine-tuning computes the gradients for the rounded kernels and applies them to full ones, which are then
     rounded again (the straight-through estimator, arXiv:1308.3432). Fine-tuning continues the order of the run's
@@ -60,10 +61,11 @@ def compress(
       The file, which Keras' `load_weights` reads.
 
     Raises:
-      UserError: if the directory holds no run, or if training diverges.
+      UserError: if the directory holds no run, if fine-tuning diverges, or if a weight is beyond the range of float16.
     """
     config = checkpoints.read_config(run_dir)
     trained, done = checkpoints.load_model(run_dir)
+    keras.utils.set_random_seed(config["seed"])
     keras.config.set_dtype_policy(config["precision"])
     model = models.build(config["model"], training=True)
     model.set_weights(trained.get_weights())
@@ -75,6 +77,7 @@ def compress(
         learning_rate=learning_rate,
         cycle_steps=steps,
         momentum=config["momentum"],
+        nesterov=config.get("nesterov", False),
         weight_decay=config["weight_decay"],
         clip_norm=config["clip_norm"],
     )
@@ -90,20 +93,32 @@ def compress(
             unrounded.assign_add(kernel - quantize(unrounded, size))  # What the step added to the rounded kernel.
             kernel.assign(quantize(unrounded, size))
 
+    def means():
+        try:
+            return trainer.means()
+        except UserError as error:
+            raise UserError("fine-tuning diverged: start again with a lower --learning_rate") from error
+
     progress = summaries.Progress(0, steps, batch_size)
-    batches = input_pipeline.train_batches(train, batch_size, config["seed"], done, done + steps)
+    all_crops = config.get("all_crops", False)
+    seed, last = config["seed"], done + steps
+    batches = input_pipeline.train_batches(train, batch_size, seed, done, last, all_crops=all_crops)
     for step, batch in enumerate(batches, start=1):
         trainer.train_step(*batch)
         apply_and_round()
         if step % 10 == 0:
-            means = trainer.means()
+            measured = means()
             epoch = 1 + (step - 1) * batch_size // len(train)
-            progress.draw(step, epoch, float(trainer.learning_rate(step)), means["loss"], means["top_1"])
+            progress.draw(step, epoch, float(trainer.learning_rate(step)), measured["loss"], measured["top_1"])
             trainer.reset_means()
             progress.restart(step)
     progress.close()
+    means()
     path = run_dir / FILE
-    weights.save(export.inference_model(model), path)
+    try:
+        weights.save(export.inference_model(model), path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return path
 
 
@@ -111,7 +126,8 @@ def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir)
     config = checkpoints.read_config(run_dir)
     data = input_pipeline.load(config["dataset"], FLAGS.data_dir, FLAGS.archive)
-    path = compress(run_dir, data, FLAGS.num_epochs, FLAGS.learning_rate)
+    with checkpoints.lock(run_dir):
+        path = compress(run_dir, data, FLAGS.num_epochs, FLAGS.learning_rate)
     print(f"{path.stat().st_size:,} bytes written to {path}")
     print(f"Score it:  python evaluate.py --model={config['model']} --weights={path}")
 

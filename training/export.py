@@ -152,7 +152,7 @@ def load_weights(name: str, path: str) -> keras.Model:
     try:
         return models.build(name, weights=path)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{error}; a run of your own goes in --run_dir") from error
 
 
 def load_keras(run_dir: pathlib.Path) -> keras.Model:

@@ -19,6 +19,8 @@ def commit() -> str | None:
     """Returns the commit of this code, with "-dirty" after it if a file differs from it; None outside a Git clone."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     root = pathlib.Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # The folder may lie in another project's clone.
+        return None
     try:
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

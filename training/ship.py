@@ -41,5 +41,5 @@ if __name__ == "__main__":
     try:
         for run_dir in sys.argv[1:]:
             print(f"wrote {ship(pathlib.Path(run_dir))}")
-    except UserError as error:
+    except (UserError, ValueError) as error:
         sys.exit(f"ship: {error}")

@@ -90,7 +90,7 @@ def test_an_evaluation_of_an_earlier_step_is_skipped(write_run, capsys):
     folder = write_run(files=files)
     (run,) = runs.find_runs([str(folder)])
     assert list(run.evaluations) == ["evaluation_other"]
-    error = f"report.py: skipping {folder}/evaluation.json: it is of step 12, not of step 24\n"
+    error = f"report.py: skipping {folder}/evaluation.json: it is of step 12, not 24; score the run again\n"
     assert capsys.readouterr().err == error
 
 

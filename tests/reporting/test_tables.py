@@ -79,11 +79,10 @@ def test_seeds_share_a_row(write_run, tmp_path):
 
 def test_epochs(write_run, tmp_path):
     write_run("done")
-    write_run("under_way", rows=4, model="resnet20")
-    write_run("longer", rows=6, model="resnet20", num_epochs=3)
-    rows = tables.epochs(groups(tmp_path / "*")).rows
-    assert [[row[epoch] for epoch in "123"] for row in rows] == [[10, 20, None], [10, 20, None], [10, None, None]]
-    assert [bool(row["note"]) for row in rows] == [False, True, True]
+    write_run("under_way", rows=4, model="resnet20", num_epochs=3)
+    table = tables.epochs(groups(tmp_path / "*"))
+    assert list(table.rows[0]) == ["epoch", "baseline, num_epochs=2", "resnet20, num_epochs=3 (1 of 3 epochs)"]
+    assert [tuple(row.values()) for row in table.rows] == [(1, 10, 10), (2, 20, None), (3, None, None)]
 
 
 @pytest.mark.parametrize("share, images", [(0.25, 10000), (0.5, 7), (0.99, 50)])
@@ -127,6 +126,10 @@ def test_compression(write_run):
         ("model.tflite", 4000),
     ]
     assert [row["top-1 lost"] for row in rows] == pytest.approx([1, 0])
+    others = ({"ten_crop": True}, {"split": "train"}, {"dataset": "synthetic"})
+    for number, other in enumerate(others):
+        files[f"evaluation_{number}.json"] = PLAIN | {"file": "x.weights.h5", "bytes": 1000} | other
+    assert tables.compression(groups(write_run("others", files=files))).rows == rows
     del files["evaluation.json"]
     assert {row["top-1 lost"] for row in tables.compression(groups(write_run("no_own", files=files))).rows} == {None}
     assert tables.compression(groups(write_run("neither"))).rows == []

@@ -66,7 +66,7 @@ def compressed(run, run_main, small_data_dir):
             flags = [f"--data_dir={small_data_dir}", "--dataset=synthetic", "--model=small"]
             assert run_main("evaluate.py", *flags, f"--weights={run / compress.FILE}").returncode == 0
             model = models.build("small", weights=run / compress.FILE)
-        found.append((json.loads((run / "evaluation_compressed.json").read_text()), model))
+        found.append((json.loads((run / "evaluation_compressed.weights.json").read_text()), model))
     return found
 
 
