@@ -147,7 +147,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         sys.exit(128 + (stop or [signal.SIGTERM])[0])
 
     def validate():
-        scores = evaluation.score(classify, validation)
+        scores = evaluation.score(classify, validation, show_bar=False)  # The training's own bar is there.
         epoch = 1 + epoch_ends.index(done)
         means = metrics.epoch_means(epoch)
         metrics.append(step=done, epoch=epoch, **{f"validation_{name}": value for name, value in scores.items()})
@@ -211,6 +211,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             validate()
 
     if out_dir == run_dir:
+        progress.close()
         progress.say(f"trained for {saved.training_time()}; exporting and scoring")
         model = export.inference_model(model)
         if FLAGS.export:
@@ -231,7 +232,6 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         exported = {"exported_step": done} if FLAGS.export else {}
         finished = checkpoints.read_json(run_dir / "time.json") | {"finished_step": done} | exported
         checkpoints.write_json(run_dir / "time.json", finished)
-        progress.close()
         print_next_steps(run_dir)
 
 

@@ -48,10 +48,14 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
     return probabilities
 
 
-def predict(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Returns the probabilities of every image of a split, in its order: (n, classes) float32."""
+def predict(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE, show_bar: bool = True) -> np.ndarray:
+    """Returns the probabilities of every image of a split, in its order: (n, classes) float32.
+
+    On a terminal, it shows a progress bar, unless `show_bar` is False.
+    """
     batches = evaluation_batches(split, batch_size)
-    bar = tqdm.tqdm(batches, "scoring", unit=" images", unit_scale=batch_size, leave=False, disable=None)
+    disable = None if show_bar else True  # None: disabled except on a terminal.
+    bar = tqdm.tqdm(batches, "scoring", unit=" images", unit_scale=batch_size, leave=False, disable=disable)
     return np.concatenate([classify(images).numpy() for images, _ in bar])
 
 
@@ -67,9 +71,9 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def score(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE) -> dict[str, float]:
-    """Scores every image of a split; see `accuracy`."""
-    return accuracy(predict(classify, split, batch_size), split.labels)
+def score(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE, show_bar: bool = True) -> dict[str, float]:
+    """Scores every image of a split; see `predict` and `accuracy`."""
+    return accuracy(predict(classify, split, batch_size, show_bar), split.labels)
 
 
 def result(
