@@ -63,6 +63,22 @@ def test_moving_averages_stay_in_inference_and_when_frozen(frozen):
         np.testing.assert_array_equal(weight, value)
 
 
+def test_bfloat16_equals_keras_whatever_the_number_of_channels():
+    for channels in (5, 16, 24):
+        images = RNG.normal(3, 2, (4, 5, 6, channels)).astype(np.float32).astype(tf.bfloat16.as_numpy_dtype)
+        for training in (True, False):
+            fused, own = pair(images, dtype="mixed_bfloat16")
+            for layer in (fused, own):
+                layer.moving_mean.assign(np.full(channels, 2.5))
+            both = zip(*(outputs_and_gradients(layer, images, training) for layer in (fused, own)), strict=True)
+            for one, other in both:
+                one, other = np.asarray(one, float), np.asarray(other, float)
+                assert one.shape == other.shape
+                np.testing.assert_allclose(one, other, rtol=0.05, atol=0.02 * np.abs(other).max())
+            np.testing.assert_allclose(fused.moving_mean, own.moving_mean, rtol=1e-4)
+            assert fused.moving_variance.shape == (channels,)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bits_go_through_the_kernel_as_they_are(dtype):
     fused, own = pair(dtype=f"mixed_{dtype}")
