@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import models
-from models.layers import BatchNormalization, conv_bn_relu, to_plain_keras
+from models.layers import BatchNormalization, Conv2D, conv_bn_relu, to_plain_keras
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(3, 2, (4, 5, 6, 7)).astype(np.float32)
@@ -117,6 +117,42 @@ def test_masks_are_keras():
     outputs, expected = (layer(IMAGES, training=True, mask=mask) for layer in (fused, own))
     np.testing.assert_array_equal(outputs, expected)
     assert not np.allclose(outputs, fused(IMAGES, training=True))
+
+
+@pytest.mark.parametrize(
+    "shape, options, side_by_side",
+    [
+        ((8, 6, 7, 16), {}, True),
+        ((4, 7, 5, 3), {"kernel_size": 5, "use_bias": False}, True),
+        ((4, 7, 7, 16), {"kernel_size": 1}, True),
+        ((6, 7, 7, 16), {}, False),
+        ((8, 8, 8, 16), {}, False),
+        ((8, 7, 7, 16), {"strides": 2}, False),
+        ((8, 7, 7, 16), {"padding": "valid"}, False),
+        ((8, 7, 7, 16), {"dtype": "float32"}, False),
+    ],
+)
+def test_convolution_and_its_gradients_equal_keras(shape, options, side_by_side):
+    options = {"filters": 32, "kernel_size": 3, "padding": "same", "dtype": "mixed_bfloat16"} | options
+    ours, own = Conv2D(**options), layers.Conv2D(**options)
+    inputs = tf.cast(RNG.normal(size=shape), ours.compute_dtype)
+    for layer in (ours, own):
+        layer.build(shape)
+    own.set_weights(ours.get_weights())
+
+    def outputs_and_gradients(layer):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 2)
+        return [outputs, *tape.gradient(loss, [inputs, layer.kernel.value])]
+
+    for one, other in zip(outputs_and_gradients(ours), outputs_and_gradients(own), strict=True):
+        one, other = np.asarray(one, float), np.asarray(other, float)
+        np.testing.assert_allclose(one, other, rtol=0.02, atol=0.004 * np.abs(other).max())
+    graph = tf.function(lambda: outputs_and_gradients(ours)).get_concrete_function().graph
+    (gradient,) = [op for op in graph.get_operations() if op.type == "Conv2DBackpropFilter"]
+    assert (gradient.inputs[0].shape[0] == shape[0] // 4) == side_by_side
 
 
 def test_conv_bn_relu():
