@@ -131,7 +131,7 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_integer(
         "snapshots",
         1,
-        "Average the softmax over the weights at the ends of this many last cycles; 1 uses the newest checkpoint.",
+        "Average the softmax of the snapshots of this many last cycles; 1 uses the newest checkpoint.",
         lower_bound=1,
         upper_bound=INT32_MAX,
     )
@@ -174,7 +174,7 @@ def define_predict_flags() -> None:
     flags.DEFINE_list(
         "pictures", [], "Pictures and folders of pictures; they may also follow the flags without a name."
     )
-    flags.DEFINE_enum("model", "resnet20", list(models.REGISTRY), "Network to use, by the weights in weights/.")
+    flags.DEFINE_enum("model", "resnet20", list(models.REGISTRY), "Network to use, with its weights from weights/.")
     flags.DEFINE_string("weights", None, "A .weights.h5 file of the model to use. Default: the one in weights/.")
     flags.DEFINE_string("run_dir", None, "Run to use, by its model.keras, instead of a model.")
     flags.DEFINE_string("saved_model", None, "SavedModel to use, instead of a model.")
@@ -187,7 +187,7 @@ def define_predict_flags() -> None:
 
 
 def define_report_flags() -> None:
-    """The flags of report.py."""
+    """Defines the flags of report.py."""
     define_data_flags()
     flags.DEFINE_list("runs", None, "Run directories to compare, as paths or patterns, separated by commas or spaces.")
     flags.DEFINE_string(

@@ -1,6 +1,6 @@
-"""The paper's tables and figures from runs: python report.py --runs=runs/*
+"""Writes the paper's tables and figures from runs: python report.py --runs=runs/*
 
-The mistakes of one run's network on the validation images, with the paper's Figure 8:
+Writes one network's mistakes on the validation images, with the paper's Figure 8:
 python report.py --mistakes=runs/googlenet
 """
 

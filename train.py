@@ -1,4 +1,4 @@
-"""Trains one of the paper's networks on Tiny ImageNet: python train.py --model=googlenet --learning_rate=0.1"""
+"""Trains a network on Tiny ImageNet: python train.py --model=googlenet --learning_rate=0.1"""
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
