@@ -20,7 +20,6 @@ flags.disclaim_key_flags()  # The flags belong to the program that defines them,
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
 PATHS = "archive csv data_dir mistakes out output predictions run_dir saved_model tflite weights".split()
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Errors of the operating system for a bad path.
 PATH_ERRORS = (
     errno.EACCES,
@@ -304,7 +303,7 @@ def explain(error: Exception) -> str | None:
     """What a user can do about an error, in one line; None for an error that only a change of the code can fix."""
     import tensorflow as tf
 
-    from tiny_imagenet.errors import UserError
+    from tiny_imagenet.errors import DISK_FULL, UserError
 
     if isinstance(error, UserError):
         return str(error)

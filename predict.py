@@ -60,7 +60,8 @@ def read_picture(path: pathlib.Path) -> np.ndarray | str:
     except tf.errors.OpError:
         return "not a picture that TensorFlow decodes (JPEG, PNG, BMP, GIF, WebP), or damaged"
     upright = TO_UPRIGHT.get(exif_orientation(contents), lambda image: image)
-    return pictures.resize(upright(image)).numpy()
+    with tf.device("CPU:0"):  # A large photo is not worth the way to a GPU.
+        return pictures.resize(upright(image)).numpy()
 
 
 def exif_orientation(contents: bytes) -> int:

@@ -82,21 +82,21 @@ def print_next_steps(run_dir: pathlib.Path) -> None:
 
 def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:
     """Trains from the last checkpoint in run_dir, if any, to the end of the run, and writes to out_dir."""
+    replicas = strategy.num_replicas_in_sync
+    if FLAGS.batch_size % replicas:
+        raise UserError(f"--batch_size={FLAGS.batch_size} cannot be shared evenly by {replicas} devices")
+    if FLAGS.jit_compile and replicas > 1:
+        raise UserError(f"--jit_compile trains on one device, not on {replicas}: add --distribute=none")
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
     training_split, validation = data.splits["train"], data.splits["validation"]
     length = (FLAGS.num_epochs, len(training_split), FLAGS.batch_size)
     num_steps = schedule.num_steps(*length)
     epoch_ends = schedule.epoch_ends(*length)
     cycle_ends = schedule.cycle_ends(*length, FLAGS.num_cycles)
-    replicas = strategy.num_replicas_in_sync
     if FLAGS.batch_size > len(training_split):
         raise UserError(f"--batch_size={FLAGS.batch_size} is more than the {len(training_split)} training images")
-    if FLAGS.batch_size % replicas:
-        raise UserError(f"--batch_size={FLAGS.batch_size} cannot be shared evenly by {replicas} devices")
     if FLAGS.num_cycles > num_steps:
         raise UserError(f"--num_cycles={FLAGS.num_cycles} is more than the run's {num_steps} steps")
-    if FLAGS.jit_compile and replicas > 1:
-        raise UserError(f"--jit_compile trains on one device, not on {replicas}: add --distribute=none")
     if FLAGS.overwrite and out_dir == run_dir:
         checkpoints.remove_run(run_dir)
 
@@ -133,18 +133,22 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     board = summaries.TensorBoard(out_dir, done)
     progress = summaries.Progress(done, num_steps, FLAGS.batch_size)
     any_worker = distribution.any_worker(strategy)
+    others_wait = distribution.has_several_workers(strategy)  # They must hear of a signal before this worker leaves.
     stop = []
 
     def ask_to_stop(signum, frame):
         stop.append(signum)
         signal.signal(signum, signal.SIG_DFL)  # A second signal ends the process at once.
-        if saved.step == done and any_worker is bool:  # There is nothing to save.
+        if saved.step == done and not others_wait:  # There is nothing to save.
             leave()
 
     def leave():
         again = "again without --overwrite" if FLAGS.overwrite else "the same command again"
         progress.say(f"stopped after step {done}: start {again} to resume")
         sys.exit(128 + (stop or [signal.SIGTERM])[0])
+
+    def time_of_steps():
+        return {"seconds": saved.seconds, "steps": done, "device": device}
 
     def validate():
         scores = evaluation.score(classify, validation, show_bar=False)  # The training's own bar is there.
@@ -195,7 +199,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             trainer.reset_means()
             progress.restart(done)
         # Several workers ask each other, which takes an exchange, so they do not at every step.
-        stopped = any_worker(stop) if logged or cycle_ended or any_worker is bool else False
+        stopped = any_worker(stop) if logged or cycle_ended or not others_wait else False
         if epoch_ended or cycle_ended or stopped or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
             trainer.means()  # Raises if training has diverged, so that no such state is saved.
             if cycle_ended and FLAGS.keep_cycles:
@@ -203,13 +207,15 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             board.flush()
             checkpoints.write_json(out_dir / "config.json", config)
             saved.save()
-            time = {"seconds": float(saved.seconds), "steps": done, "device": device}
-            checkpoints.write_json(out_dir / "time.json", time)
+            checkpoints.write_json(out_dir / "time.json", time_of_steps())
         if stopped:
             leave()
         if epoch_ended:
             validate()
 
+    others_wait = False
+    if stop:
+        leave()
     if out_dir == run_dir:
         progress.close()
         progress.say(f"trained for {saved.training_time()}; exporting and scoring")
@@ -230,8 +236,10 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             how = "ten crops" if ten_crop else "centre crop"
             progress.say(f"{split_name}, {how}: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
         exported = {"exported_step": done} if FLAGS.export else {}
-        finished = checkpoints.read_json(run_dir / "time.json") | {"finished_step": done} | exported
-        checkpoints.write_json(run_dir / "time.json", finished)
+        time = checkpoints.read_json(run_dir / "time.json")
+        if time.get("steps") != done:  # A kill may have come between the checkpoint and its time.
+            time = time_of_steps()
+        checkpoints.write_json(run_dir / "time.json", time | {"finished_step": done} | exported)
         print_next_steps(run_dir)
 
 

@@ -15,6 +15,7 @@ from absl import flags
 
 import models
 from flags import FLAGS, run
+from models.layers import to_plain_keras
 from tiny_imagenet import crops
 from training import evaluation
 
@@ -41,7 +42,7 @@ def main(_) -> None:
     mean_image = np.full(size, 128, np.float32)
     print(f"{'images/s, float32':<28}{'centre crop':>12}{'ten crops':>12}")
     for name in FLAGS.model:
-        model = models.build(name)
+        model = to_plain_keras(models.build(name))
         speeds = [images_per_second(evaluation.classifier(model, mean_image, ten), images) for ten in (False, True)]
         print(f"{name:<28}" + "".join(f"{speed:>12.1f}" for speed in speeds), flush=True)
 

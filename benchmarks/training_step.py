@@ -137,7 +137,7 @@ def main(_) -> None:
     number = FLAGS.batch_size
     batch = (
         rng.integers(0, 256, (number, crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8),
-        rng.integers(0, 10, number, np.int32),
+        rng.integers(0, 10, number, np.int64),
         rng.integers(0, 200, number, np.int64),
     )
     print(f"{precision}, batch {number}, {os.cpu_count()} CPUs, TensorFlow {tf.__version__}, images/s and GFLOP/s:\n")

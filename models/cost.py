@@ -16,7 +16,6 @@ def multiply_adds(model: keras.Model) -> list[int]:
 
     Biases, batch normalization, activations and pooling do not count, as is usual.
     """
-    counted = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
-    weighted = [layer for layer in model.layers if isinstance(layer, counted)]
+    weighted = [layer for layer in model.layers if isinstance(layer, layers.Conv2D | layers.Dense)]
     # A kernel is used once at each position of its layer's output. A dense layer's output has one position.
     return [math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]) for layer in weighted]

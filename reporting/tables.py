@@ -164,13 +164,22 @@ def table_4(groups: list[Group]) -> Table:
     return Table("table_4", "Table 4: size and time", rows, note)
 
 
+def of_own_data(run: Run, result: dict | None) -> bool:
+    """Returns whether there is an evaluation, of the validation images of the run's dataset."""
+    if result is None or result["split"] != "validation":
+        return False
+    return result.get("dataset") in (None, run.config["dataset"])
+
+
 def snapshots(groups: list[Group]) -> Table:
     """What averaging the softmax over the ends of the last cycles adds to the last weights' top-1."""
     rows = []
     for group in groups:
         names = {name for run in group.finished for name in run.evaluations if name.startswith("evaluation_snapshots_")}
         for name in sorted(names, key=lambda name: (len(name), name)):
-            runs = [run for run in group.finished if name in run.evaluations]
+            runs = [run for run in group.finished if of_own_data(run, run.evaluations.get(name))]
+            if not runs:
+                continue
             ten_crop = runs[0].evaluations[name]["ten_crop"]
             last = over_seeds(percent(run, "evaluation_ten_crop" if ten_crop else "evaluation") for run in runs)
             averaged = over_seeds(percent(run, name) for run in runs)
@@ -198,8 +207,7 @@ def compression(groups: list[Group]) -> Table:
     for group in groups:
         for run in group.runs:
             for name, result in run.evaluations.items():
-                own_data = result.get("dataset") in (None, run.config["dataset"]) and result["split"] == "validation"
-                if not isinstance(result.get("bytes"), int) or not own_data or result["ten_crop"]:
+                if not isinstance(result.get("bytes"), int) or not of_own_data(run, result) or result["ten_crop"]:
                     continue
                 top_1 = percent(run, name) if run.finished else None
                 own = percent(run, "evaluation")

@@ -126,6 +126,17 @@ def test_a_finished_run_that_lacks_its_final_scores_gets_them(train, finished):
     assert "is finished" in train("--final_scores").stdout
 
 
+@pytest.mark.parametrize("left", [None, {"seconds": 1.0, "steps": 5, "device": "CPU"}])
+def test_a_kill_before_the_time_is_written_does_not_lose_it(train, finished, left):
+    path = finished / "time.json"
+    whole = json.loads(path.read_text())
+    path.unlink()
+    if left:
+        path.write_text(json.dumps(left))
+    assert train("--export").returncode == 0
+    assert json.loads(path.read_text()) == whole
+
+
 def test_evaluations_do_not_change_what_is_finished(train, run_main, finished, synthetic_data_dir):
     flags = ["--dataset=synthetic", f"--data_dir={synthetic_data_dir}"]
     for what in (f"--run_dir={finished}", f"--saved_model={finished / 'saved_model'}"):

@@ -129,7 +129,7 @@ def train_batches(
       all_crops: Whether a batch holds all ten crops of each image, 10N in place of N, not one that is drawn at random.
 
     Returns:
-      A dataset of crops (N, 56, 56, 3) uint8, their numbers from 0 to 9 (N,) int32, and labels (N,) int64.
+      A dataset of crops (N, 56, 56, 3) uint8, their numbers from 0 to 9 (N,) int64, and labels (N,) int64.
     """
     context = context or tf.distribute.InputContext()
     replicas = context.num_replicas_in_sync // context.num_input_pipelines  # Fed by this pipeline.
@@ -148,9 +148,10 @@ def train_batches(
         mine = replica * size + tf.range(size, dtype=tf.int64)
         index = tf.gather(shuffled_indices(step, len(split), batch_size, seed), mine)
         if all_crops:
-            index, which = tf.repeat(index, 10), tf.tile(tf.range(10), [size])
+            index, which = tf.repeat(index, 10), tf.tile(tf.range(10, dtype=tf.int64), [size])
         else:
             which = tf.gather(tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32), mine)
+            which = tf.cast(which, tf.int64)  # TensorFlow keeps int32 on the host: a GPU's step would wait for it.
         images, labels = tf.numpy_function(take, [index, which], [tf.uint8, tf.int64], stateful=False)
         images.set_shape((*which.shape, crops.CROP_SIZE, crops.CROP_SIZE, 3))
         labels.set_shape(which.shape)

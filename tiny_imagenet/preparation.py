@@ -17,12 +17,10 @@ import tensorflow_datasets as tfds
 
 from tiny_imagenet import locks
 from tiny_imagenet.archive import IMAGE_SIZE
-from tiny_imagenet.errors import UserError
+from tiny_imagenet.errors import DISK_FULL, UserError
 
 DECODE_BATCH = 500
 LOCK_FILE = "prepare.lock"
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.DatasetBuilder:
@@ -77,7 +75,7 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
                 _decode(builder, folder / "decoded")
             except Exception as error:
                 # TFDS turns TensorFlow's ResourceExhaustedError of a full disk into RuntimeError.
-                for reason in map(os.strerror, _DISK_FULL):
+                for reason in map(os.strerror, (*DISK_FULL, errno.EFBIG)):
                     if reason in str(error):
                         remedy = "the real data takes about 1.7 GB; make room, or give another --data_dir"
                         raise UserError(f"cannot prepare the data in {folder.parent}: {reason}: {remedy}") from error

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import errno
 import io
 import os
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from tensorflow_datasets.core.download import downloader
 
 from tiny_imagenet import synthetic
 from tiny_imagenet.archive import IMAGE_SIZE, Archive, Image
-from tiny_imagenet.errors import UserError
+from tiny_imagenet.errors import DISK_FULL, UserError
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _BATCH = 500
@@ -137,7 +136,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         try:
             path = dl_manager.download(_URL)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
             # The remedy is the same for all other failures: no network, an HTTP error, a wrong checksum.
             reason = " ".join(str(error).split())

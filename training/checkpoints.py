@@ -179,10 +179,12 @@ class Checkpoints:
     """A run's checkpoints: the newest two in `checkpoints/`, and each cycle's last weights in `checkpoints/cycles/`."""
 
     def __init__(self, run_dir: pathlib.Path, trainer: Trainer):
-        self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self.seconds = 0.0
+        """The time that the steps so far took, without pauses, checkpoints and validation."""
         self.step = 0
         """The step of the newest checkpoint: the step that a restart resumes from."""
         self._trainer = trainer
+        self._seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         everything = tf.train.Checkpoint(
             model=trainer.model,
             optimizer=trainer.optimizer,
@@ -190,7 +192,7 @@ class Checkpoints:
             skipped=trainer.skipped,
             totals=trainer.totals,
             not_finite=trainer.not_finite,
-            seconds=self.seconds,
+            seconds=self._seconds,
         )
         weights = tf.train.Checkpoint(model=trainer.model)
         folder = run_dir / "checkpoints"
@@ -207,6 +209,7 @@ class Checkpoints:
         """
         if _steps(run_dir):
             self.step = _restore_newest(run_dir, lambda path: self._newest.checkpoint.restore(path).assert_consumed())
+            self.seconds = float(self._seconds)
         self._saved = self._clock = time.monotonic()
 
     def minutes_since_save(self) -> float:
@@ -215,15 +218,15 @@ class Checkpoints:
     def count_time(self) -> None:
         """Adds the time since the last call, or since `restart_clock`, to `seconds`."""
         last, self._clock = self._clock, time.monotonic()
-        self.seconds.assign_add(self._clock - last)
+        self.seconds += self._clock - last
 
     def restart_clock(self) -> None:
         """Leaves the time since the last `count_time` out of `seconds`, because it was not spent training."""
         self._clock = time.monotonic()
 
     def training_time(self) -> datetime.timedelta:
-        """Returns the time that the steps so far took, without pauses, checkpoints and validation."""
-        return datetime.timedelta(seconds=round(float(self.seconds)))
+        """Returns `seconds`, rounded, to print."""
+        return datetime.timedelta(seconds=round(self.seconds))
 
     def save(self) -> None:
         """Writes a checkpoint, and then removes the oldest.
@@ -232,6 +235,7 @@ class Checkpoints:
           UserError: if it cannot be written. The others are kept.
         """
         self.count_time()
+        self._seconds.assign(self.seconds)
         step = int(self._trainer.step.numpy())
         with _writing(self._newest.directory):
             self._newest.save(step)

@@ -45,9 +45,13 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
+def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether this process writes the run directory. With several workers, only the first does."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not has_several_workers(strategy):
         return True
     resolver = strategy.cluster_resolver
     if "chief" in resolver.cluster_spec().jobs:
@@ -57,7 +61,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
     """Returns a function that is True on all workers if the flag is set on any. All workers must call it together."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not has_several_workers(strategy):
         return bool
 
     @tf.function

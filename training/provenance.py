@@ -1,7 +1,6 @@
 """What a run was made with: the code's commit, the versions of its libraries, the devices and the time."""
 
 import datetime
-import json
 import pathlib
 import platform
 import subprocess
@@ -38,10 +37,7 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> None:
       device: A name of the devices.
     """
     path = run_dir / FILE
-    try:
-        starts = [start for start in json.loads(path.read_text())["starts"] if start["step"] < step]
-    except (OSError, ValueError, TypeError, KeyError):
-        starts = []
+    starts = [start for start in checkpoints.read_json(path).get("starts", []) if start["step"] < step]
     start = {
         "step": step,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -2,7 +2,6 @@
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
-import json
 import pathlib
 import sys
 
@@ -23,10 +22,7 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
       UserError: if the directory holds no run, or one whose newest checkpoint has not been scored by ten crops.
     """
     model, step = checkpoints.load_model(run_dir)
-    try:
-        scores = json.loads((run_dir / "evaluation_ten_crop.json").read_text())
-    except (OSError, ValueError):
-        scores = {}
+    scores = checkpoints.read_json(run_dir / "evaluation_ten_crop.json")
     if scores.get("step", -1) != step:
         raise UserError(f"score {run_dir} first: python evaluate.py --run_dir={run_dir} --ten_crop")
     path = weights.FOLDER / f"{model.name}.weights.h5"

@@ -132,7 +132,7 @@ class Trainer(tf.Module):
 
         Args:
           images: Crops, (N, 56, 56, 3) uint8.
-          which: Which of the ten crops each is, (N,) int32.
+          which: Which of the ten crops each is, (N,) int64.
           labels: (N,) int64.
         """
         self.step.assign_add(1)

@@ -14,9 +14,8 @@ from models import cost
         (layers.Conv2D(8, 3, strides=2, padding="same"), 5 * 5 * 8 * 3 * 3 * 6),
         (layers.Conv2D(8, 3), 8 * 8 * 8 * 3 * 3 * 6),
         (layers.Conv2D(8, 3, groups=2, padding="same"), 10 * 10 * 8 * 3 * 3 * 3),
-        (layers.DepthwiseConv2D(3, padding="same"), 10 * 10 * 6 * 3 * 3),
     ],
-    ids=["strided", "valid", "grouped", "depthwise"],
+    ids=["strided", "valid", "grouped"],
 )
 def test_multiply_adds_of_a_layer(layer, expected):
     inputs = keras.Input((10, 10, 6))

@@ -42,7 +42,7 @@ def steps(trainer, strategy, numbers):
         rng = np.random.default_rng(number)
         labels = rng.integers(0, 4, 8)
         images = rng.integers(0, 60 + 60 * labels[:, None, None, None], (8, 56, 56, 3)).astype(np.uint8)
-        which = rng.integers(0, 10, 8).astype(np.int32)
+        which = rng.integers(0, 10, 8)
         size = 8 // strategy.num_replicas_in_sync
         trainer.train_step(*(
             strategy.experimental_distribute_values_from_function(
