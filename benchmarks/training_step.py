@@ -1,8 +1,8 @@
 """Measures the training step on the CPU, beside PyTorch's: python -m benchmarks.training_step --precision=float32
 
 For each of the paper's networks it prints the images per second of `Trainer.train_step`; those of the same step in
-PyTorch, in both memory formats, if PyTorch is installed; and the step's share of the machine's matrix-product rate, its
-yardstick. The implementations take turns, and the fastest round counts, to reduce noise from other load.
+PyTorch, in both memory formats, if PyTorch is installed; and, as a yardstick, the step's share of the machine's
+matrix-product rate. The implementations take turns, and the fastest round counts, to reduce noise from other load.
 """
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-# oneDNN's bfloat16 kernel takes 10 to 40 times as long if the number of channels is no multiple of this.
+# oneDNN's bfloat16 kernel takes 8 to 40 times as long if the number of channels is no multiple of this.
 BFLOAT16_CHANNELS = 16
 # Its bfloat16 gradient of a kernel takes twice as long as it should on feature maps so narrow, or narrower.
 NARROW = 7
@@ -146,8 +146,9 @@ def conv_bn_relu(
 def to_plain_keras(model: keras.Model) -> keras.Model:
     """Copies a network and its weights into a model of built-in Keras layers only, which loads without this project."""
 
+    plain_kinds = {Conv2D: layers.Conv2D, BatchNormalization: layers.BatchNormalization}
+
     def plain(layer):
-        plain_kinds = {Conv2D: layers.Conv2D, BatchNormalization: layers.BatchNormalization}
         return plain_kinds.get(type(layer), type(layer)).from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=plain)

@@ -2,6 +2,7 @@
 
 import errno
 
+# Errors of the operating system for a full disk.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

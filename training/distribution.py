@@ -46,6 +46,7 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether training is spread over several processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 

@@ -37,7 +37,10 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> None:
       device: A name of the devices.
     """
     path = run_dir / FILE
-    starts = [start for start in checkpoints.read_json(path).get("starts", []) if start["step"] < step]
+    try:
+        starts = [start for start in checkpoints.read_json(path)["starts"] if start["step"] < step]
+    except (TypeError, KeyError):
+        starts = []
     start = {
         "step": step,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

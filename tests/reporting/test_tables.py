@@ -108,6 +108,7 @@ def test_snapshots(write_run):
     files = FILES | {
         "evaluation_snapshots_2.json": PLAIN | {"top_1": 0.23, "snapshots": 2},
         "evaluation_snapshots_10.json": PLAIN | {"top_1": 0.24, "snapshots": 10, "ten_crop": True},
+        "evaluation_snapshots_2_synthetic.json": PLAIN | {"top_1": 0.9, "snapshots": 2, "dataset": "synthetic"},
     }
     two, ten = tables.snapshots(groups(write_run(files=files))).rows
     assert (two["cycles"], two["crops"], ten["cycles"], ten["crops"]) == (2, 1, 10, 10)

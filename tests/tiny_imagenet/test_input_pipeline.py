@@ -46,6 +46,7 @@ def test_batches_hold_the_images_the_crops_and_the_labels():
         images, which, labels = (part.numpy() for part in batch)
         index = input_pipeline.shuffled_indices(step, 300, 32, seed=5).numpy()
         assert images.shape == (32, 56, 56, 3) and images.dtype == np.uint8
+        assert which.dtype == np.int64  # int32 would stay on the host.
         np.testing.assert_array_equal(numbers(images), index)
         np.testing.assert_array_equal(labels, data.labels[index])
         expected = [crops.slice_crop(data.images[i], crop) for i, crop in zip(index, which, strict=True)]
@@ -63,7 +64,7 @@ def test_all_crops_of_each_image(replicas):
         step, replica = 1 + count // replicas, count % replicas
         index = input_pipeline.shuffled_indices(step, 300, 32, seed=5).numpy()
         mine = index[replica * 32 // replicas :][: 32 // replicas]
-        assert images.dtype == np.uint8 and labels.dtype == np.int64
+        assert images.dtype == np.uint8 and which.dtype == labels.dtype == np.int64
         ten = crops.ten_crops(data.images[mine])  # (10, n, 56, 56, 3)
         np.testing.assert_array_equal(images, ten.swapaxes(0, 1).reshape(-1, 56, 56, 3))
         np.testing.assert_array_equal(which, np.tile(np.arange(10), len(mine)))
