@@ -20,7 +20,7 @@ from tensorboard.compat.proto import event_pb2
 
 import models
 import small
-from training import checkpoints, evaluation, summaries
+from training import checkpoints, distribution, evaluation, summaries
 from training.checkpoints import Checkpoints
 from training.step import Trainer
 
@@ -298,6 +298,30 @@ def test_stops_in_an_epochs_validation(tmp_path, monkeypatch, run_small, small_f
     assert (result.returncode, result.stderr) == (0, "")
     assert_same_metrics(tmp_path / "metrics.csv", uninterrupted / "metrics.csv")
     assert events(tmp_path) == events(uninterrupted)
+
+
+@pytest.mark.parametrize("moment", ["last validation", "final scores"])
+def test_first_of_several_workers_stops_once_the_others_do_not_wait(
+    tmp_path, monkeypatch, run_small, small_flags, uninterrupted, moment
+):
+    monkeypatch.setattr(distribution, "has_several_workers", lambda strategy: True)
+    monkeypatch.setattr(distribution, "is_chief", lambda strategy: True)
+    monkeypatch.setattr(distribution, "any_worker", lambda strategy: lambda flag: False)
+    score = evaluation.score
+    last = len(rows(uninterrupted)[1])
+    scored = []
+
+    def interrupt(*args, **kwargs):
+        scored.append(args)
+        if len(scored) == (last if moment == "last validation" else last + 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return score(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "score", interrupt)
+    result = run_small(*small_flags, f"--run_dir={tmp_path}")
+    assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, "")
+    assert len(rows(tmp_path)[1]) == last and not (tmp_path / "evaluation.json").exists()
+    assert ("exporting" in result.stdout) == (moment == "final scores")
 
 
 def test_run_in_16_bits(tmp_path, run_small, small_flags):

@@ -77,6 +77,10 @@ def test_bfloat16_equals_keras_whatever_the_number_of_channels():
                 np.testing.assert_allclose(one, other, rtol=0.05, atol=0.02 * np.abs(other).max())
             np.testing.assert_allclose(fused.moving_mean, own.moving_mean, rtol=1e-4)
             assert fused.moving_variance.shape == (channels,)
+        graph = tf.function(lambda layer=fused, images=images: layer(images)).get_concrete_function().graph
+        (kernel,) = [op for op in graph.get_operations() if op.type == "FusedBatchNormV3"]
+        on_cpu = not tf.config.list_logical_devices("GPU")
+        assert kernel.inputs[0].shape[-1] == (-(-channels // 16) * 16 if on_cpu else channels)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
