@@ -86,12 +86,13 @@ def define_train_flags() -> None:
         "distribute",
         "auto",
         ["auto", "none", "mirrored", "multi_worker"],
-        "Devices to train on: one, all GPUs of this machine, the machines in TF_CONFIG, or (auto) all available.",
+        "none: one device; mirrored: all GPUs of this machine; multi_worker: the machines in TF_CONFIG; auto: all "
+        "available.",
     )
     flags.DEFINE_bool(
         "sync_batch_norm", True, "Compute batch statistics over the images of all devices, not of each device."
     )
-    flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA. For a single GPU.")
+    flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA. For a single device.")
     flags.DEFINE_bool("keep_cycles", True, "Keep the weights at the end of each cycle, for evaluate.py --snapshots.")
     flags.DEFINE_bool(
         "final_scores",
@@ -130,7 +131,7 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_integer(
         "snapshots",
         1,
-        "Average the softmax of the snapshots of this many last cycles; 1 uses the newest checkpoint.",
+        "Average the softmax of this many last cycles' snapshots; 1 uses the newest checkpoint.",
         lower_bound=1,
         upper_bound=INT32_MAX,
     )
@@ -170,9 +171,7 @@ def define_compress_flags() -> None:
 
 def define_predict_flags() -> None:
     """Defines the flags of predict.py."""
-    flags.DEFINE_list(
-        "pictures", [], "Pictures and folders of pictures; they may also follow the flags without a name."
-    )
+    flags.DEFINE_list("pictures", [], "Pictures and folders of pictures; --pictures= may be omitted.")
     flags.DEFINE_enum("model", "resnet20", list(models.REGISTRY), "Network to use, with its weights from weights/.")
     flags.DEFINE_string("weights", None, "A .weights.h5 file of the model to use. Default: the one in weights/.")
     flags.DEFINE_string("run_dir", None, "Run to use, by its model.keras, instead of a model.")

@@ -1,4 +1,4 @@
-"""Writes the paper's tables and figures from runs: python report.py --runs=runs/*
+"""Writes the paper's tables and figures from runs: python report.py --runs='runs/*'
 
 Writes one network's mistakes on the validation images, with the paper's Figure 8:
 python report.py --mistakes=runs/googlenet

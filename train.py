@@ -84,7 +84,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     """Trains from the last checkpoint in run_dir, if any, to the end of the run, and writes to out_dir."""
     replicas = strategy.num_replicas_in_sync
     if FLAGS.batch_size % replicas:
-        raise UserError(f"--batch_size={FLAGS.batch_size} cannot be shared evenly by {replicas} devices")
+        raise UserError(f"--batch_size={FLAGS.batch_size} must be a multiple of the {replicas} devices")
     if FLAGS.jit_compile and replicas > 1:
         raise UserError(f"--jit_compile trains on one device, not on {replicas}: add --distribute=none")
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)

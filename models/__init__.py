@@ -90,11 +90,12 @@ def build(
     if name not in REGISTRY:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(REGISTRY)}")
     if pooling not in POOLINGS or (pooling and include_top):
-        raise ValueError(f"pooling={pooling!r}: it is 'avg' or 'max' with include_top=False, and None otherwise")
+        raise ValueError(f"pooling must be None, or 'avg' or 'max' with include_top=False, not {pooling!r}")
     network = REGISTRY[name]
     if weights == weight_files.SHIPPED and num_classes != weight_files.NUM_CLASSES:
         if include_top:
-            raise ValueError(f"weights={weights!r} have num_classes={weight_files.NUM_CLASSES}, not {num_classes}")
+            needed = f"num_classes={weight_files.NUM_CLASSES} or include_top=False"
+            raise ValueError(f"weights={weights!r} needs {needed}, not {num_classes=}")
         num_classes = weight_files.NUM_CLASSES
     if tuple(input_shape) != INPUT_SHAPE:
         if "input_shape" not in inspect.signature(network.builder).parameters:

@@ -1,4 +1,4 @@
-"""What the networks share: a convolution, batch normalization by TensorFlow's fused kernel, and one after the other."""
+"""Shared layers: a convolution, batch normalization with TensorFlow's fused kernel, and the two in sequence."""
 
 import keras
 import tensorflow as tf

@@ -40,8 +40,8 @@ def preprocess_input(images: np.ndarray) -> np.ndarray:
     """Normalizes images as in training: minus the mean of the training images, divided by 64.
 
     Args:
-      images: (N, H, W, 3) pixels from 0 to 255, of any dtype. Of images of 64x64 and 56x56 pixels, the mean image and
-        its centre are subtracted; of other sizes, the mean colour.
+      images: (N, H, W, 3) pixels from 0 to 255, of any dtype. The mean image is subtracted from 64x64 images, its
+        centre crop from 56x56 images, and the mean colour from other sizes.
 
     Returns:
       (N, H, W, 3) float32, of the same size: 64x64 images are not cropped.
@@ -86,7 +86,7 @@ def load(model: keras.Model, weights: str | os.PathLike) -> None:
         with h5py.File(path) as file:  # Keras does not notice if a network has the same layers, connected otherwise.
             network = file.attrs.get("network", model.name)
         if network != model.name:
-            raise ValueError(f"it is of {network}")
+            raise ValueError(f"it belongs to {network}")
         model.load_weights(path)
     except Exception as error:  # Keras and h5py raise errors of many kinds.
         raise ValueError(f"{path} is damaged, or does not fit {model.name}: {' '.join(str(error).split())}") from error

@@ -102,12 +102,11 @@ def table_3(groups: list[Group]) -> Table:
                 "note": not_finished(group),
             }
         )
-    note = "In percent. Validation is of all validation images after the last epoch. The interval is Wilson's, of the "
-    note += "validation top-1 by ten crops, for the number of images; it does not cover the differences between seeds."
+    note = "In percent. Validation uses all validation images after the last epoch. The interval is Wilson's 95% score "
+    note += "interval of the validation top-1 by ten crops; it does not cover the differences between seeds."
     if samples:
-        note += (
-            f" Training is of a sample of {' or '.join(f'{images:,}' for images in sorted(samples))} training images."
-        )
+        sizes = " or ".join(f"{images:,}" for images in sorted(samples))
+        note += f" Training uses a random sample of {sizes} training images."
     return Table("table_3", "Table 3: accuracy", rows, note + several_seeds(groups))
 
 

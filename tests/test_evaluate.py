@@ -200,7 +200,7 @@ def test_weights_score_as_their_run_did(tmp_path, run_main, assert_one_line, syn
         assert scores["top_1"] == pytest.approx(expected["top_1"], abs=TOLERATED / 1000)
         assert scores["cross_entropy"] == pytest.approx(expected["cross_entropy"], rel=1e-3)
     wrong = [*data_flags, "--dataset=synthetic", "--model=alexnet", f"--weights={path}"]
-    assert_one_line(run_main("evaluate.py", *wrong), 1, "half.weights.h5", "it is of baseline")
+    assert_one_line(run_main("evaluate.py", *wrong), 1, "half.weights.h5", "it belongs to baseline")
 
 
 def test_sample_of_the_training_images(tmp_path, run_main, synthetic_run, synthetic_data_dir, data_flags):
@@ -234,7 +234,7 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags
     (tmp_path / "cut/saved_model.pb").write_bytes((tmp_path / "cut/saved_model.pb").read_bytes()[:1000])
     (tmp_path / "damaged.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + bytes(1000))
     mistakes = [
-        (1, [f"--run_dir={tmp_path / 'empty'}"], ["empty", "is no run"]),
+        (1, [f"--run_dir={tmp_path / 'empty'}"], ["empty", "is not a run"]),
         (1, [f"--run_dir={tmp_path / 'no_checkpoint'}"], ["no_checkpoint", "train first"]),
         (1, [f"--saved_model={tmp_path / 'nosuch'}", "--dataset=synthetic"], ["nosuch does not exist", "--run_dir"]),
         (1, [f"--saved_model={synthetic_run}", "--dataset=synthetic"], ["is not a SavedModel", "--run_dir"]),

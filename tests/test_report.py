@@ -95,7 +95,7 @@ def test_refusals(run_main, assert_one_line, write_run, tmp_path):
         (["--runs=nosuch/*"], ["nosuch/*", "no such directory"]),
         ([f"--runs={run}", f"--out={run}/config.json"], ["config.json"]),
         ([f"--mistakes={run}"], [str(run), "train first"]),
-        ([f"--mistakes={tmp_path}/empty"], ["is no run"]),
+        ([f"--mistakes={tmp_path}/empty"], ["is not a run"]),
     ]
     for arguments, words in mistakes:
         assert_one_line(run_main("report.py", *arguments), 1, "report.py: ", *words)

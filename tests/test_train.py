@@ -462,7 +462,7 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, synthetic_
     assert_one_line(another, 1, str(synthetic_run), "learning_rate=0.1, not 0.2", "seed=0, not 1", "another --run_dir")
     assert_one_line(noresume, 1, str(synthetic_run), "--noresume", "another --run_dir")
     assert files(synthetic_run) == kept
-    assert_one_line(untrained, 1, "untrained is no run")
+    assert_one_line(untrained, 1, "untrained is not a run")
     assert not (tmp_path / "untrained/saved_model").exists()
     assert_one_line(diverged, 1, "NaN at step 2", "--learning_rate")
     assert not list((tmp_path / "diverged").glob("checkpoints/ckpt*"))

@@ -76,7 +76,7 @@ class Archive:
         if isinstance(source, pathlib.Path) and source.is_dir():
             files = [*source.glob("wnids.txt"), *sorted(source.glob("*/wnids.txt"))]
             if not files:
-                raise UserError(f"{self.name}: no wnids.txt here or one folder below; give its folder")
+                raise UserError(f"{self.name}: no wnids.txt here or one level below; give the folder that holds it")
             self._root = files[0].parent
             self.files = set()
             for folder, folders, files in os.walk(self._root, followlinks=True):
@@ -126,14 +126,14 @@ class Archive:
         if self._zip is None:
             path = self._root / file
             if not path.is_file():
-                raise self.damaged(f"{file} is not a file, or a link to nothing")
+                raise self.damaged(f"{file} is not a file, or is a broken link")
             with open(path, "rb") as stream:
                 data = stream.read(limit + 1)
         else:
             info = self._zip.getinfo(self._root + file)
             # Python's decompressors for other methods do not limit their output: a zip bomb would fill the memory.
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise self.damaged(f"{file} is compressed with another method than deflate")
+                raise self.damaged(f"{file} uses a compression method other than deflate")
             try:
                 with self._zip.open(info) as stream:
                     data = stream.read(limit + 1)

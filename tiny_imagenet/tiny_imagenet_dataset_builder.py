@@ -140,7 +140,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 raise
             # The remedy is the same for all other failures: no network, an HTTP error, a wrong checksum.
             reason = " ".join(str(error).split())
-            remedy = "give your own copy with --archive=PATH, or use --dataset=synthetic"
+            remedy = "give your own copy with --archive=PATH (in Python, archive=PATH), or use the synthetic dataset"
             raise UserError(f"cannot download {_URL}: {remedy} ({reason})") from error
         finally:
             downloader.MAX_RETRIES = retries

@@ -62,7 +62,7 @@ def read_config(run_dir: pathlib.Path) -> dict:
     """
     path = run_dir / "config.json"
     if not path.exists():
-        raise UserError(f"{run_dir} is no run: it has no config.json; give the --run_dir of train.py")
+        raise UserError(f"{run_dir} is not a run: it has no config.json; give a --run_dir that train.py wrote")
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
@@ -292,7 +292,7 @@ def last_cycles(run_dir: pathlib.Path, count: int) -> list[str]:
     paths.sort(key=lambda path: int(path.name.removeprefix("cycle-")))
     if count > len(paths):
         held = "the end of 1 cycle" if len(paths) == 1 else f"the ends of {len(paths)} cycles"
-        raise UserError(f"{run_dir} holds {held}: --snapshots={count} is more")
+        raise UserError(f"{run_dir} holds {held}: lower --snapshots={count}")
     return [str(path) for path in paths[-count:]]
 
 

@@ -112,4 +112,4 @@ def _telling(path: pathlib.Path) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise UserError(f"{path} is damaged, or no TFLite file of train.py's ({reason}): export it again") from error
+        raise UserError(f"{path} is damaged, or was not written by train.py ({reason}): export it again") from error

@@ -106,5 +106,5 @@ def test_hdf5_decodes_the_file(run, compressed):
 
 
 def test_refusals(tmp_path, run_main, assert_one_line):
-    assert_one_line(run_main("training.compress", f"--run_dir={tmp_path}"), 1, "is no run")
+    assert_one_line(run_main("training.compress", f"--run_dir={tmp_path}"), 1, "is not a run")
     assert_one_line(run_main("training.compress"), 2, "run_dir")
