@@ -2,6 +2,7 @@
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
+import os
 import pathlib
 import re
 import sys
@@ -30,17 +31,16 @@ def main(_) -> None:
     folder = path if FLAGS.run_dir else path.parent
     how = [] if FLAGS.run_dir else ["saved_model"] if FLAGS.saved_model else [path.stem]
     how += [FLAGS.split] if FLAGS.split != "validation" else []
-    how += [f"images_{FLAGS.images}"] if FLAGS.images not in (None, evaluation.TRAINING_SAMPLE) else []
+    images = FLAGS.images or "all"
+    how += [f"images_{images}"] if FLAGS.split == "train" and images != evaluation.TRAINING_SAMPLE else []
     how += [f"seed_{FLAGS.seed}"] if FLAGS.seed not in (None, evaluation.SAMPLE_SEED) else []
     how += [f"snapshots_{FLAGS.snapshots}"] if FLAGS.snapshots > 1 else []
     how += ["ten_crop"] if FLAGS.ten_crop else []
-    own = checkpoints.read_config(path)["dataset"] if FLAGS.run_dir else "full"
+    config = checkpoints.read_config(path) if FLAGS.run_dir else checkpoints.read_json(folder / "config.json")
+    own = config["dataset"] if config.get("dataset") in flags.DATASETS else "full"
     dataset = FLAGS.dataset or own
-    how += [dataset] if FLAGS.run_dir and dataset != own else []
+    how += [dataset] if dataset != own else []
     output = pathlib.Path(FLAGS.output or folder / f"{'_'.join(['evaluation', *how])}.json")
-    for written in (output, pathlib.Path(FLAGS.predictions or "-")):
-        if not written.parent.is_dir():
-            raise UserError(f"cannot write {written}: there is no folder {written.parent}; make it, or give another")
     step = None
     if FLAGS.run_dir:
         snapshots = checkpoints.last_cycles(path, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
@@ -52,6 +52,9 @@ def main(_) -> None:
     else:
         signature = export.load_saved_model(path)
         classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
+    for written in [output] * (FLAGS.split != "test") + [FLAGS.predictions] * (FLAGS.predictions not in (None, "-")):
+        if os.path.isdir(written) or not os.access(os.path.dirname(written) or ".", os.W_OK):
+            raise UserError(f"cannot write {written}: give another --output or --predictions, in a folder that exists")
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits[FLAGS.split]
     if FLAGS.images:

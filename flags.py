@@ -103,6 +103,7 @@ def define_train_flags() -> None:
     flags.DEFINE_bool("export_only", False, "Export the newest checkpoint of the run, without training.")
     flags.DEFINE_bool("tflite", False, "Also export TFLite files, in float32 and in 8 bits.")
 
+    _check_all(["tflite", "export"], lambda v: not v["tflite"] or v["export"], "needs --export")
     _check("model", lambda value: value is not None, f"is required: one of {', '.join(models.REGISTRY)}")
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
@@ -114,7 +115,7 @@ def define_train_flags() -> None:
 def define_evaluate_flags() -> None:
     """Defines the flags of evaluate.py."""
     define_data_flags()
-    flags.DEFINE_enum("dataset", None, DATASETS, "Data to evaluate on. Default: the run's, or full without --run_dir.")
+    flags.DEFINE_enum("dataset", None, DATASETS, "Data to evaluate on. Default: the run's, or full outside a run.")
     flags.DEFINE_string("run_dir", None, "Run to evaluate, by its newest checkpoint.")
     flags.DEFINE_string("weights", None, "A file NAME.weights.h5 to evaluate, instead of a run. Needs --model.")
     flags.DEFINE_enum("model", None, list(models.REGISTRY), "Network that --weights belongs to.")
@@ -144,8 +145,8 @@ def define_evaluate_flags() -> None:
         "output",
         None,
         "File for the result. Default: evaluation.json in the run, evaluation_saved_model.json beside a SavedModel, or "
-        "evaluation_NAME.json beside a file; what differs from the defaults (split, images, snapshots, crops, dataset) "
-        "is added to the name.",
+        "evaluation_NAME.json beside a file. What differs from train.py's scores (split, images, seed, snapshots, "
+        "crops, dataset) is added to the name.",
     )
 
     _check_one_of("run_dir", "weights", "saved_model", "tflite")
@@ -172,7 +173,8 @@ def define_compress_flags() -> None:
 def define_predict_flags() -> None:
     """Defines the flags of predict.py."""
     flags.DEFINE_list("pictures", [], "Pictures and folders of pictures; --pictures= may be omitted.")
-    flags.DEFINE_enum("model", "resnet20", list(models.REGISTRY), "Network to use, with its weights from weights/.")
+    default = "Network to use, with its weights from weights/. Default: the one that scores best."
+    flags.DEFINE_enum("model", None, list(models.REGISTRY), default)
     flags.DEFINE_string("weights", None, "A .weights.h5 file of the model to use. Default: the one in weights/.")
     flags.DEFINE_string("run_dir", None, "Run to use, by its model.keras, instead of a model.")
     flags.DEFINE_string("saved_model", None, "SavedModel to use, instead of a model.")
@@ -182,6 +184,7 @@ def define_predict_flags() -> None:
     flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
 
     flags.mark_flags_as_mutual_exclusive(["weights", "run_dir", "saved_model", "tflite"])
+    _check_all(["weights", "model"], lambda v: not v["weights"] or v["model"], "needs --model")
 
 
 def define_report_flags() -> None:
@@ -284,6 +287,7 @@ def _paths() -> dict[str, str]:
 def _is_users(path: str) -> bool:
     """Whether a path is one that a flag gives or a default of one, or is below or above such a path."""
     given = [*_paths().values(), "runs", "report", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")]
+    given += [os.path.dirname(pattern) or pattern for pattern in (FLAGS.runs if "runs" in FLAGS else None) or ()]
     path, *roots = (pathlib.Path(os.path.abspath(os.path.expanduser(name))) for name in [path, *given])
     return any(path == root or root in path.parents or path in root.parents for root in roots)
 

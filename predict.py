@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable
@@ -36,12 +37,12 @@ TO_UPRIGHT = {
 
 
 def find_pictures(paths: Iterable[str]) -> list[pathlib.Path]:
-    """Lists the files that are named and, in place of each folder, the pictures in it and below, if there are any."""
+    """Lists the files that are named, each once and, in place of each folder, the pictures in it and below, if any."""
     found = []
     for path in map(pathlib.Path, paths):
         within = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         found += within or [path]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def read_picture(path: pathlib.Path) -> np.ndarray | str:
@@ -101,7 +102,11 @@ def main(_) -> None:
     failed = 0
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
-        write = write_csv(stack.enter_context(open(FLAGS.csv, "w", newline=""))) if FLAGS.csv else print_picture
+        write = (
+            write_csv(stack.enter_context(open(FLAGS.csv, "w", newline="", errors="surrogateescape")))
+            if FLAGS.csv
+            else print_picture
+        )
         for start in range(0, len(files), FLAGS.batch_size):
             batch = files[start : start + FLAGS.batch_size]
             with training.quiet():  # TensorFlow's decoders also log the errors that they raise.
@@ -123,7 +128,7 @@ def main(_) -> None:
 
 def print_picture(path: pathlib.Path, best: Iterable[tuple[str, str, float]]) -> None:
     """Prints the best classes of a picture: WordNet id, words and probability of each."""
-    print(path)
+    print(os.fsencode(path).decode(errors="replace"))  # A file's name need not be UTF-8.
     for wnid, words, probability in best:
         print(f"{probability:8.2%}  {wnid}  {words}")
 

@@ -120,6 +120,10 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     if not FLAGS.overwrite:  # Another worker may still be removing the run.
         saved.restore(run_dir)
     done = int(trainer.step.numpy())
+    if done + 1 in cycle_ends and done not in cycle_ends:
+        saved.remove_cycle(done)  # The run's length cut its last cycle, which now ends a step later.
+    if 0 < done < num_steps:
+        checkpoints.remove_outdated(out_dir)
     device = distribution.describe_devices(strategy)
     parameters = cost.parameters(model)
     print(f"{FLAGS.model}: {parameters:,} parameters, in {config['precision']} on {device}, to {run_dir}")
@@ -202,6 +206,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         stopped = any_worker(stop) if logged or cycle_ended or not others_wait else False
         if epoch_ended or cycle_ended or stopped or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
             trainer.means()  # Raises if training has diverged, so that no such state is saved.
+            saved.count_time()
             if cycle_ended and FLAGS.keep_cycles:
                 saved.save_cycle()
             board.flush()

@@ -55,6 +55,18 @@ def preprocess_input(images: np.ndarray) -> np.ndarray:
     return (np.asarray(images, np.float32) - mean) / np.float32(crops.SCALE)
 
 
+def best() -> str:
+    """Returns the network whose weights come with the repository and score best on validation, by ten crops.
+
+    Raises:
+      ValueError: if the repository has no weights.
+    """
+    entries = index()
+    if not entries:
+        raise ValueError("the repository has no trained weights yet")
+    return max(entries, key=lambda name: entries[name]["ten_crop_top_1"])
+
+
 def find(name: str) -> pathlib.Path:
     """Returns the file of a network's shipped weights.
 

@@ -160,8 +160,8 @@ def read_json(path: pathlib.Path, **types: type | tuple[type, ...]) -> dict | No
 def read_evaluations(folder: pathlib.Path, last_step: int) -> dict[str, dict]:
     """Reads evaluation*.json.
 
-    A file that does not hold what its name says, or is of another step than the run's last, is skipped with a line on
-    standard error.
+    A file that does not hold what its name says, or is of an earlier step than the run's last, is skipped with a line
+    on standard error.
 
     Raises:
       UserError: if one is damaged.
@@ -172,7 +172,7 @@ def read_evaluations(folder: pathlib.Path, last_step: int) -> dict[str, dict]:
         content = read_json(path, **types)
         wrong = {key: content[key] for key, value in EVALUATIONS.get(path.stem, {}).items() if content[key] != value}
         step = content.get("step")  # None: exported files and older versions do not say.
-        if step not in (None, last_step):
+        if step is not None and step < last_step:
             problem = f"it is of step {step}, not {last_step}; score the run again"
             print(f"report.py: skipping {path}: {problem}", file=sys.stderr)
             continue

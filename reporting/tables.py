@@ -140,7 +140,7 @@ def table_4(groups: list[Group]) -> Table:
     rows = []
     for group in groups:
         parameters, multiply_adds = network_cost(group.network)
-        measured = [run.speed() for run in group.shown if run.speed()[0] is not None]
+        measured = [speed for speed in (run.speed() for run in group.shown) if speed[0] is not None]
         speed = mean(over_seeds(speed for speed, _ in measured))
         images = paper.SETTINGS["num_epochs"] * input_pipeline.train_size(group.config["dataset"])
         rows.append(
@@ -213,7 +213,7 @@ def compression(groups: list[Group]) -> Table:
                 rows.append(
                     {
                         "run": group.name + (f", seed={run.config.get('seed')}" if len(group.runs) > 1 else ""),
-                        "file": result.get("file", f"{name.removeprefix('evaluation_')}.tflite"),
+                        "file": result["file"],
                         "bytes": result["bytes"],
                         "top-1": top_1,
                         "top-1 lost": None if None in (own, top_1) else own - top_1,

@@ -65,7 +65,8 @@ def ship_untrained(name: str, folder: pathlib.Path) -> pathlib.Path:
         shutil.copy(weights.FOLDER / file, folder)
     path = folder / f"{name}.weights.h5"
     weights.save(models.build(name), path)
-    (folder / "index.json").write_text(json.dumps({name: {"sha256": weights.checksum(path)}}))
+    entry = {"sha256": weights.checksum(path), "ten_crop_top_1": 0.005}
+    (folder / "index.json").write_text(json.dumps({name: entry}))
     return folder
 
 

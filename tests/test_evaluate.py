@@ -168,7 +168,7 @@ def test_tflite_files_score_as_their_run_did(tmp_path, run_main, synthetic_run, 
     exported = run_main("train.py", *data_flags, *export)
     assert (exported.returncode, exported.stderr) == (0, "")
     assert not list(tmp_path.glob("*.partial"))
-    flags = [*data_flags, "--dataset=synthetic", "--batch_size=99"]
+    flags = [*data_flags, "--batch_size=99"]  # The dataset is that of the run that they are in.
     trained = json.loads((synthetic_run / "evaluation.json").read_text())
     sizes = []
     for name in ("model", "model_int8"):
@@ -194,7 +194,7 @@ def test_weights_score_as_their_run_did(tmp_path, run_main, assert_one_line, syn
     for crops, way, name in ([], "run", ""), (["--ten_crop"], "ten_crop", "_ten_crop"):
         result = run_main("evaluate.py", *flags, *crops)
         assert (result.returncode, result.stderr) == (0, "")
-        scores = json.loads((tmp_path / f"evaluation_half.weights{name}.json").read_text())
+        scores = json.loads((tmp_path / f"evaluation_half.weights{name}_synthetic.json").read_text())
         expected, *_ = evaluated[way]
         assert (scores["file"], scores["bytes"]) == ("half.weights.h5", path.stat().st_size)
         assert scores["top_1"] == pytest.approx(expected["top_1"], abs=TOLERATED / 1000)
@@ -224,6 +224,12 @@ def test_sample_of_the_training_images(tmp_path, run_main, synthetic_run, synthe
     assert scores[0]["top_1"] == pytest.approx(right)
 
 
+def test_all_training_images_are_not_taken_for_the_sample(two_cycles, run_main, data_flags):
+    path, _ = two_cycles
+    assert run_main("evaluate.py", *data_flags, f"--run_dir={path}", "--split=train").returncode == 0
+    assert json.loads((path / "evaluation_train_images_all.json").read_text())["images"] == 4000
+
+
 def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags):
     (tmp_path / "empty").mkdir()
     (tmp_path / "no_checkpoint").mkdir()
@@ -243,6 +249,9 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags
         (1, [f"--saved_model={tmp_path / 'other'}", "--dataset=synthetic"], ["other", "was not exported by train.py"]),
         (1, [f"--tflite={tmp_path / 'nosuch.tflite'}", "--dataset=synthetic"], ["nosuch.tflite"]),
         (1, [f"--tflite={tmp_path / 'damaged.tflite'}", "--dataset=synthetic"], ["damaged.tflite", "is damaged"]),
+        (1, [f"--saved_model={tmp_path}/no/such", "--dataset=synthetic"], ["no/such does not exist"]),
+        (1, [f"--run_dir={synthetic_run}", f"--output={tmp_path}"], [f"cannot write {tmp_path}", "--output"]),
+        (1, [f"--run_dir={synthetic_run}", f"--predictions={tmp_path}/no/such"], ["cannot write", "no/such"]),
         (1, [f"--run_dir={synthetic_run}", "--snapshots=2"], ["holds the end of 1 cycle", "--snapshots=2"]),
         (1, ["--weights=x.weights.h5", "--model=baseline", "--dataset=synthetic"], ["x.weights.h5 does not exist"]),
         (2, [f"--saved_model={tmp_path / 'empty'}", "--ten_crop"], ["evaluate.py: ", "--run_dir"]),

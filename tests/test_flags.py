@@ -72,6 +72,7 @@ WRONG = [
     ("evaluate", ["--run_dir=run", "--snapshots=0"], "snapshots"),
     ("evaluate", ["--run_dir=run", "--snapshots=all"], "snapshots"),
     ("train", ["--model=baseline", "--tflite=model.tflite"], "tflite"),
+    ("train", ["--model=baseline", "--tflite", "--noexport"], "--tflite: needs --export"),
 ]
 
 

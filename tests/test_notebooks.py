@@ -140,7 +140,7 @@ def test_saved_model_without_a_run(shipped, tmp_path):
     notebook = read("saved_model")
     notebook.cells.insert(0, shipped)
 
-    text = execute(notebook, NOTEBOOKS, tmp_path, RUN_DIR=tmp_path / "none", MODEL="baseline", IMAGES=tmp_path)
+    text = execute(notebook, NOTEBOOKS, tmp_path, RUN_DIR=tmp_path / "none", IMAGES=tmp_path)
 
     assert "exported baseline with the weights that come with the repository" in text
     assert "drawn by code" not in text

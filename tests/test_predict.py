@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 
@@ -77,9 +78,9 @@ def test_prints_the_best_five(run_main, folder, synthetic_run, validation, oracl
 
 @pytest.mark.parametrize("batch_size", [3, 250])
 def test_a_folder_to_a_table(run_main, folder, synthetic_run, validation, oracle, batch_size, tmp_path):
-    """With the pictures below it, in the order of their names, and without its other files."""
+    """With the pictures below it, each once, in the order of their names, and without its other files."""
     arguments = [f"--run_dir={synthetic_run}", f"--csv={tmp_path / 'out.csv'}", f"--batch_size={batch_size}"]
-    result = run_main("predict.py", *arguments, folder)
+    result = run_main("predict.py", *arguments, folder, folder / "0.PNG")
     assert (result.returncode, result.stderr) == (0, "")
     assert "7 of 7 pictures" in result.stdout
     rows = read_csv(tmp_path / "out.csv")
@@ -153,10 +154,12 @@ def test_shipped_weights(run_main, folder, tmp_path, monkeypatch, validation):
         shutil.copy(weights.FOLDER / name, tmp_path)
     path = tmp_path / "squeezenet.weights.h5"
     weights.save(model, path)
-    (tmp_path / "index.json").write_text(json.dumps({"squeezenet": {"sha256": weights.checksum(path)}}))
+    squeezenet = {"sha256": weights.checksum(path), "ten_crop_top_1": 0.5}
+    index = {"squeezenet": squeezenet, "vgg16": {"ten_crop_top_1": 0.4}}
+    (tmp_path / "index.json").write_text(json.dumps(index))
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
 
-    result = run_main("predict.py", folder, "--model=squeezenet", f"--csv={tmp_path / 'out.csv'}")
+    result = run_main("predict.py", folder, f"--csv={tmp_path / 'out.csv'}")  # By the best network.
     assert (result.returncode, result.stderr) == (0, "")
     logits = model.predict((validation[:1, 4:60, 4:60] - weights.mean_image()[4:60, 4:60]) / 64, verbose=0)[0]
     _, given = read_csv(tmp_path / "out.csv")[0]
@@ -176,7 +179,9 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
     shutil.copy(synthetic_run / "model.keras", tmp_path / "model.tflite")
     picture = folder / "0.PNG"
     for status, arguments, words in (
-        (1, [picture], ["no trained weights of 'resnet20'", "--run_dir"]),
+        (1, [picture], ["the repository has no trained weights", "--run_dir"]),
+        (1, [picture, "--model=resnet20"], ["no trained weights of 'resnet20'", "--run_dir"]),
+        (2, [picture, "--weights=x.weights.h5"], ["needs --model"]),
         (1, [], ["name pictures"]),
         (1, [picture, f"--run_dir={tmp_path / 'nosuch'}"], ["nosuch/model.keras does not exist"]),
         (1, [picture, f"--run_dir={tmp_path / 'unfinished'}"], ["unfinished/model.keras", "--export_only"]),
@@ -192,6 +197,7 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
 
 def test_as_a_program(run_script, folder, synthetic_run, oracle, validation):
     """In a process of its own: it says nothing but its answers."""
-    result = run_script("predict.py", folder / "0.PNG", f"--run_dir={synthetic_run}")
+    picture = (folder / "0.PNG").rename(folder / os.fsdecode(b"caf\xe9.PNG"))  # Not UTF-8.
+    result = run_script("predict.py", picture, f"--run_dir={synthetic_run}")
     assert (result.returncode, result.stderr) == (0, "")
     assert oracle(validation[:1])[0][0][1] in result.stdout.splitlines()[1]

@@ -134,6 +134,14 @@ def test_a_kill_before_the_time_is_written_does_not_lose_it(train, finished):
     assert json.loads(path.read_text()) == whole
 
 
+@pytest.mark.parametrize("flags", [("--export",), ("--seed=1",)])
+def test_a_run_without_its_checkpoints_is_not_taken_for_another(train, assert_one_line, finished, flags):
+    shutil.rmtree(finished / "checkpoints")
+    before = contents(finished)
+    assert_one_line(train(*flags), 1, "a run without checkpoints", "--overwrite")
+    assert contents(finished) == before
+
+
 def test_evaluations_do_not_change_what_is_finished(train, run_main, finished, synthetic_data_dir):
     flags = ["--dataset=synthetic", f"--data_dir={synthetic_data_dir}"]
     for what in (f"--run_dir={finished}", f"--saved_model={finished / 'saved_model'}"):
@@ -149,6 +157,11 @@ def test_log_every_may_change(train, finished):
 
 def test_a_run_gets_more_epochs_with_cycles_of_the_same_length(train, assert_one_line, finished):
     assert_one_line(train("--num_epochs=2", "--num_cycles=1", "--seed=1"), 1, "seed=0, not 1")
+    outdated = [
+        finished / name for name in ("model_int8.tflite", "evaluation_model_int8.json", "compressed.weights.h5")
+    ]
+    for path in outdated:
+        path.touch()
     result = train("--num_epochs=2", "--num_cycles=2")
     assert (result.returncode, result.stderr) == (0, "")
     assert "\n10 of 20 steps done" in result.stdout
@@ -160,6 +173,7 @@ def test_a_run_gets_more_epochs_with_cycles_of_the_same_length(train, assert_one
     ]
     assert rates[10:] == pytest.approx(rates[:10])
     assert (config(finished)["num_epochs"], config(finished)["num_cycles"]) == (2, 2)
+    assert not any(path.exists() for path in outdated)
 
 
 def test_cycles_of_another_length_must_be_asked_for(train, run_main, assert_one_line, finished, synthetic_data_dir):

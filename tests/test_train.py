@@ -190,6 +190,14 @@ def test_cycles_need_not_be_whole_steps(uninterrupted):
     assert sorted(int(path.stem.removeprefix("cycle-")) for path in cycles) == CYCLE_ENDS
 
 
+def test_a_cycle_that_ends_between_two_steps_is_kept_once(tmp_path, run_small, small_flags):
+    """Of 6.67 steps, the first ends with the run of six; with more epochs, it ends after the seventh."""
+    flags = [*small_flags, f"--run_dir={tmp_path}", "--batch_size=60", "--noexport", "--nofinal_scores"]
+    for epochs, ends in ((1, ["cycle-6"]), (2, ["cycle-13", "cycle-7"])):
+        assert run_small(*flags, f"--num_epochs={epochs}", f"--num_cycles={epochs}").returncode == 0
+        assert sorted(path.stem for path in (tmp_path / "checkpoints/cycles").glob("cycle-*.index")) == ends
+
+
 def test_final_scores(uninterrupted, run_main, small_data_dir, tmp_path):
     """Each file is what evaluate.py writes of the run."""
     split_of = {"evaluation": "validation", "evaluation_ten_crop": "validation", "evaluation_train_ten_crop": "train"}

@@ -39,6 +39,15 @@ WRITTEN = (
     "config.json",
 )
 """The content of a run directory. Without config.json, the last, the rest belongs to another program."""
+OUTDATED = (
+    "model.tflite",
+    "model_int8.tflite",
+    "compressed.weights.h5",
+    "evaluation_model*.json",
+    "evaluation_compressed*.json",
+    "evaluation_saved_model*.json",
+)
+"""What training a finished run on leaves behind, without a record of its step."""
 CHECKPOINTS = (
     "checkpoints/checkpoint",
     "checkpoints/ckpt-*",
@@ -83,7 +92,7 @@ def has_run(run_dir: pathlib.Path) -> bool:
 def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_change_cycles: bool = False) -> None:
     """Checks that a run may start in the directory, or resume there with this configuration.
 
-    What a failed start has left does not count as a run.
+    What a failed start has left does not count as a run, as it has no checkpoint and no time.json.
 
     Args:
       run_dir: The directory, which need not exist.
@@ -92,17 +101,15 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
       may_change_cycles: Whether a run with more epochs than before may have cycles of another length than before.
 
     Raises:
-      UserError: if it is a file, or if it holds files of another program, a run of another configuration, or one that
-        may not resume.
+      UserError: if it is a file, or if it holds files of another program, a run of another configuration, one that
+        may not resume, or one whose checkpoints were deleted.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file: choose another --run_dir")
-    if not (run_dir / "config.json").exists():
-        for path in (path for name in WRITTEN for path in run_dir.glob(name)):
-            raise UserError(f"{path} was not written by a run of this project: choose another --run_dir")
+    if not _is_ours(run_dir):
         return
     kept = read_config(run_dir)
     if not has_run(run_dir):
+        if (run_dir / "time.json").exists():
+            raise UserError(f"{run_dir} holds a run without checkpoints: add --overwrite, or choose another --run_dir")
         return
     if not resume:
         raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or choose another --run_dir")
@@ -125,6 +132,22 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         )
 
 
+def _is_ours(run_dir: pathlib.Path) -> bool:
+    """Returns whether the directory holds what a start of train.py has written.
+
+    Raises:
+      UserError: if it is a file, or if it holds files of another program.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file: choose another --run_dir")
+    if not (run_dir / "config.json").exists():
+        for path in (path for name in WRITTEN for path in run_dir.glob(name)):
+            raise UserError(f"{path} was not written by a run of this project: choose another --run_dir")
+        return False
+    read_config(run_dir)
+    return True
+
+
 def read_json(path: pathlib.Path) -> dict:
     """Returns the content of a JSON file; empty if there is none, or it is damaged."""
     try:
@@ -140,8 +163,7 @@ def remove_run(run_dir: pathlib.Path) -> None:
     Raises:
       UserError: if the directory holds no run of this project.
     """
-    check_config(run_dir, {})
-    if not (run_dir / "config.json").exists():
+    if not _is_ours(run_dir):
         return
     _clear(run_dir / "checkpoints")
     shutil.rmtree(run_dir / "saved_model.partial", ignore_errors=True)
@@ -154,6 +176,13 @@ def remove_run(run_dir: pathlib.Path) -> None:
     for folder in folders.split():
         with contextlib.suppress(OSError):  # It holds other files, or does not exist.
             (run_dir / folder).rmdir()
+
+
+def remove_outdated(run_dir: pathlib.Path) -> None:
+    """Removes the files that were made from a trained network on request, and their scores, as it is trained on."""
+    for pattern in OUTDATED:
+        for path in run_dir.glob(pattern):
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -234,7 +263,6 @@ class Checkpoints:
         Raises:
           UserError: if it cannot be written. The others are kept.
         """
-        self.count_time()
         self._seconds.assign(self.seconds)
         step = int(self._trainer.step.numpy())
         with _writing(self._newest.directory):
@@ -250,6 +278,11 @@ class Checkpoints:
         """
         with _writing(self._cycles.directory):
             self._cycles.save(int(self._trainer.step.numpy()))
+
+    def remove_cycle(self, step: int) -> None:
+        """Removes what `save_cycle` kept at a step, if anything."""
+        for path in pathlib.Path(self._cycles.directory).glob(f"cycle-{step}.*"):
+            path.unlink()
 
 
 def load_model(run_dir: pathlib.Path) -> tuple[keras.Model, int]:

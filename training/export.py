@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 import models
+from models import weights
 from models.layers import to_plain_keras
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
@@ -139,18 +140,18 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
         tflite.export(model, data, run_dir)
 
 
-def load_weights(name: str, path: str) -> keras.Model:
+def load_weights(name: str | None, path: str) -> keras.Model:
     """Builds a network in float32 with the weights of a file, or with those that come with the repository.
 
     Args:
-      name: The network.
+      name: The network; None for the best one that comes with the repository.
       path: A `.weights.h5` file, or "tiny_imagenet".
 
     Raises:
       UserError: if there are no such weights, or they are damaged or another network's.
     """
     try:
-        return models.build(name, weights=path)
+        return models.build(name or weights.best(), weights=path)
     except ValueError as error:
         raise UserError(f"{error}; a run of your own goes in --run_dir") from error
 

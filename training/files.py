@@ -16,7 +16,8 @@ def replace_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       OSError: if the file cannot be written.
     """
-    partial = path.with_name(f"partial{path.suffix}")  # TensorBoard would read a name with "tfevents".
+    # TensorBoard would read a name with "tfevents".
+    partial = path.with_name(f"partial.{path.name}".replace("tfevents", "events"))
     try:
         yield partial
         with open(partial, "rb+") as file:

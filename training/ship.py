@@ -19,9 +19,12 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
       The file of the weights.
 
     Raises:
-      UserError: if the directory holds no run, or one whose newest checkpoint has not been scored by ten crops.
+      UserError: if the directory holds no run, one on synthetic data, or one whose newest checkpoint has not been
+        scored by ten crops.
     """
     model, step = checkpoints.load_model(run_dir)
+    if checkpoints.read_config(run_dir)["dataset"] != "full":
+        raise UserError(f"{run_dir} was trained on synthetic data")
     scores = checkpoints.read_json(run_dir / "evaluation_ten_crop.json")
     if scores.get("step", -1) != step:
         raise UserError(f"score {run_dir} first: python evaluate.py --run_dir={run_dir} --ten_crop")

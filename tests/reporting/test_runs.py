@@ -87,9 +87,10 @@ def names(patterns):
 def test_an_evaluation_of_an_earlier_step_is_skipped(write_run, capsys):
     scores = {"split": "validation", "images": 1000, "top_1": 0.2, "ten_crop": False, "snapshots": 1}
     files = {"evaluation.json": scores | {"step": 12}, "evaluation_other.json": scores | {"step": 24}}
+    files["evaluation_stopped.json"] = scores | {"step": 25}  # Stopped before the step's row was due.
     folder = write_run(files=files)
     (run,) = runs.find_runs([str(folder)])
-    assert list(run.evaluations) == ["evaluation_other"]
+    assert list(run.evaluations) == ["evaluation_other", "evaluation_stopped"]
     error = f"report.py: skipping {folder}/evaluation.json: it is of step 12, not 24; score the run again\n"
     assert capsys.readouterr().err == error
 

@@ -47,7 +47,7 @@ def test_a_missing_file_leaves_its_cell_empty(write_run):
 @pytest.mark.parametrize("rows, epochs", [(0, 0), (2, 0), (3, 1), (5, 1)])
 def test_a_run_cut_short_is_no_result(write_run, rows, epochs):
     files = FILES | {"evaluation_snapshots_2.json": PLAIN | {"snapshots": 2}}
-    files["evaluation_model.json"] = PLAIN | {"bytes": 4000}
+    files["evaluation_model.json"] = PLAIN | {"file": "model.tflite", "bytes": 4000}
     run = write_run(rows=rows, files=files)
     row = row_of(tables.table_3, run)
     assert [row[key] for key in (*RESULTS, "95% interval", "seeds")] == [None] * 6

@@ -89,7 +89,7 @@ def test_last_cycles_are_the_last_by_number(tmp_path):
     for number in (9, 10, 11, 2):
         (folder / f"cycle-{number}.index").touch()
     assert checkpoints.last_cycles(tmp_path, 3) == [str(folder / f"cycle-{number}") for number in (9, 10, 11)]
-    with pytest.raises(UserError, match="the ends of 4 cycles: --snapshots=5"):
+    with pytest.raises(UserError, match="the ends of 4 cycles: lower --snapshots=5"):
         checkpoints.last_cycles(tmp_path, 5)
     with pytest.raises(UserError, match="the ends of 0 cycles"):
         checkpoints.last_cycles(tmp_path / "nosuch", 2)

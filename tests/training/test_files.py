@@ -39,6 +39,13 @@ def test_a_partial_event_file_is_not_one_of_the_events(tmp_path):
         assert list(tmp_path.glob("events.out.tfevents.*")) == [path]
 
 
+def test_two_files_can_be_replaced_at_once(tmp_path):
+    with replace_file(tmp_path / "a.json") as one, replace_file(tmp_path / "b.json") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert ((tmp_path / "a.json").read_text(), (tmp_path / "b.json").read_text()) == ("one", "other")
+
+
 def test_keeps_the_old_file_if_the_process_is_killed(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("old")

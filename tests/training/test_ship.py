@@ -15,9 +15,10 @@ from training import checkpoints, ship
 
 @pytest.fixture
 def run(tmp_path, synthetic_run):
-    """A copy of the run that has been scored by ten crops."""
+    """A copy of the run that has been scored by ten crops, as if it had been trained on the real data."""
     path = tmp_path / "baseline_seed1"
     shutil.copytree(synthetic_run, path)
+    checkpoints.write_json(path / "config.json", checkpoints.read_config(path) | {"dataset": "full"})
     checkpoints.write_json(path / "evaluation_ten_crop.json", {"step": 10, "top_1": 0.25})
     return path
 
@@ -41,6 +42,11 @@ def test_ships_the_newest_checkpoint(run, folder):
     shipped = models.build("baseline", weights="tiny_imagenet")
     for weight, expected in zip(shipped.weights, checkpoints.load_model(run)[0].weights, strict=True):
         np.testing.assert_array_equal(weight.numpy(), np.float16(expected.numpy()))
+
+
+def test_synthetic_data_are_refused(synthetic_run, folder):
+    with pytest.raises(UserError, match="trained on synthetic data"):
+        ship.ship(synthetic_run)
 
 
 @pytest.mark.parametrize("scores", [None, "{", '{"step": 5, "top_1": 0.2}', '{"top_1": 0.2}'])
