@@ -11,7 +11,6 @@ from tensorflow_datasets.core import constants
 
 import flags
 import models
-import small
 from models import weights
 from tiny_imagenet import tiny_imagenet_dataset_builder
 from training import export
@@ -77,12 +76,6 @@ BLOCKS = [
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
-    """The folder weights/ as if it held weights of resnet20."""
-    return small.ship_untrained("resnet20", tmp_path_factory.mktemp("shipped"))
-
-
-@pytest.fixture(scope="module")
 def working_folder(tmp_path_factory, synthetic_run):
     """A folder with the runs and the picture that the pages name."""
     folder = tmp_path_factory.mktemp("working_folder")
@@ -98,12 +91,11 @@ def working_folder(tmp_path_factory, synthetic_run):
 
 
 @pytest.mark.parametrize("block, page", BLOCKS)
-def test_python_block_runs(block, page, shipped, working_folder, synthetic_data_dir, monkeypatch):
+def test_python_block_runs(block, page, working_folder, synthetic_data_dir, monkeypatch):
     if "as_dataframe" in block:
         pytest.importorskip("pandas")
         pytest.importorskip("jinja2")
     monkeypatch.chdir(working_folder)
-    monkeypatch.setattr(weights, "FOLDER", shipped)
     # The dataset is the synthetic one, and it is where TFDS looks by default.
     monkeypatch.setattr(tiny_imagenet_dataset_builder.Builder, "DEFAULT_BUILDER_CONFIG_NAME", "synthetic")
     monkeypatch.setattr(constants, "DATA_DIR", str(synthetic_data_dir))
