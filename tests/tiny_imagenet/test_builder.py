@@ -285,7 +285,7 @@ def test_missing_archives(make_builder, tmp_path):
 
 def test_a_failed_download_says_what_to_pass_instead(monkeypatch, make_builder):
     monkeypatch.setattr(tiny_imagenet_dataset_builder, "_URL", "http://127.0.0.1:9/nothing-listens-here.zip")
-    with pytest.raises(UserError, match="--archive=PATH.*--dataset=synthetic") as caught:
+    with pytest.raises(UserError, match="--archive=PATH.*synthetic dataset") as caught:
         make_builder(None).download_and_prepare()
     assert "\n" not in str(caught.value)
 
