@@ -36,8 +36,11 @@ def main(_) -> None:
     how += [f"seed_{FLAGS.seed}"] if FLAGS.seed not in (None, evaluation.SAMPLE_SEED) else []
     how += [f"snapshots_{FLAGS.snapshots}"] if FLAGS.snapshots > 1 else []
     how += ["ten_crop"] if FLAGS.ten_crop else []
-    config = checkpoints.read_config(path) if FLAGS.run_dir else checkpoints.read_json(folder / "config.json")
-    own = config["dataset"] if config.get("dataset") in flags.DATASETS else "full"
+    if FLAGS.run_dir:
+        own = checkpoints.read_config(path)["dataset"]
+    else:  # A file of a run is beside its config.json.
+        own = checkpoints.read_json(folder / "config.json").get("dataset")
+        own = own if own in flags.DATASETS else "full"
     dataset = FLAGS.dataset or own
     how += [dataset] if dataset != own else []
     output = pathlib.Path(FLAGS.output or folder / f"{'_'.join(['evaluation', *how])}.json")
@@ -54,7 +57,9 @@ def main(_) -> None:
         classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
     for written in [output] * (FLAGS.split != "test") + [FLAGS.predictions] * (FLAGS.predictions not in (None, "-")):
         if os.path.isdir(written) or not os.access(os.path.dirname(written) or ".", os.W_OK):
-            raise UserError(f"cannot write {written}: give another --output or --predictions, in a folder that exists")
+            raise UserError(
+                f"cannot write {written}: name a file in a folder that you can write to by --output or --predictions"
+            )
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits[FLAGS.split]
     if FLAGS.images:

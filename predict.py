@@ -37,7 +37,7 @@ TO_UPRIGHT = {
 
 
 def find_pictures(paths: Iterable[str]) -> list[pathlib.Path]:
-    """Lists the files that are named, each once and, in place of each folder, the pictures in it and below, if any."""
+    """Lists each file that is named once and, in place of a folder, the pictures in it and below, if there are any."""
     found = []
     for path in map(pathlib.Path, paths):
         within = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
@@ -102,11 +102,9 @@ def main(_) -> None:
     failed = 0
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
-        write = (
-            write_csv(stack.enter_context(open(FLAGS.csv, "w", newline="", errors="surrogateescape")))
-            if FLAGS.csv
-            else print_picture
-        )
+        write = print_picture
+        if FLAGS.csv:
+            write = write_csv(stack.enter_context(open(FLAGS.csv, "w", newline="", errors="surrogateescape")))
         for start in range(0, len(files), FLAGS.batch_size):
             batch = files[start : start + FLAGS.batch_size]
             with training.quiet():  # TensorFlow's decoders also log the errors that they raise.

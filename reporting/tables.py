@@ -206,7 +206,8 @@ def compression(groups: list[Group]) -> Table:
     for group in groups:
         for run in group.runs:
             for name, result in run.evaluations.items():
-                if not isinstance(result.get("bytes"), int) or not of_own_data(run, result) or result["ten_crop"]:
+                of_file = "file" in result and isinstance(result.get("bytes"), int)
+                if not of_file or not of_own_data(run, result) or result["ten_crop"]:
                     continue
                 top_1 = percent(run, name) if run.finished else None
                 own = percent(run, "evaluation")

@@ -104,9 +104,9 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
       UserError: if it is a file, or if it holds files of another program, a run of another configuration, one that
         may not resume, or one whose checkpoints were deleted.
     """
-    if not _is_ours(run_dir):
+    kept = _read_own_config(run_dir)
+    if kept is None:
         return
-    kept = read_config(run_dir)
     if not has_run(run_dir):
         if (run_dir / "time.json").exists():
             raise UserError(f"{run_dir} holds a run without checkpoints: add --overwrite, or choose another --run_dir")
@@ -132,8 +132,8 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         )
 
 
-def _is_ours(run_dir: pathlib.Path) -> bool:
-    """Returns whether the directory holds what a start of train.py has written.
+def _read_own_config(run_dir: pathlib.Path) -> dict | None:
+    """Returns the configuration that the last start of train.py in the directory wrote; None if there was none.
 
     Raises:
       UserError: if it is a file, or if it holds files of another program.
@@ -143,9 +143,8 @@ def _is_ours(run_dir: pathlib.Path) -> bool:
     if not (run_dir / "config.json").exists():
         for path in (path for name in WRITTEN for path in run_dir.glob(name)):
             raise UserError(f"{path} was not written by a run of this project: choose another --run_dir")
-        return False
-    read_config(run_dir)
-    return True
+        return None
+    return read_config(run_dir)
 
 
 def read_json(path: pathlib.Path) -> dict:
@@ -163,7 +162,7 @@ def remove_run(run_dir: pathlib.Path) -> None:
     Raises:
       UserError: if the directory holds no run of this project.
     """
-    if not _is_ours(run_dir):
+    if _read_own_config(run_dir) is None:
         return
     _clear(run_dir / "checkpoints")
     shutil.rmtree(run_dir / "saved_model.partial", ignore_errors=True)

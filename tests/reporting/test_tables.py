@@ -130,6 +130,7 @@ def test_compression(write_run):
     others = ({"ten_crop": True}, {"split": "train"}, {"dataset": "synthetic"})
     for number, other in enumerate(others):
         files[f"evaluation_{number}.json"] = PLAIN | {"file": "x.weights.h5", "bytes": 1000} | other
+    files["evaluation_old.json"] = PLAIN | {"bytes": 1000}  # It does not say of which file.
     assert tables.compression(groups(write_run("others", files=files))).rows == rows
     del files["evaluation.json"]
     assert {row["top-1 lost"] for row in tables.compression(groups(write_run("no_own", files=files))).rows} == {None}
