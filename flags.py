@@ -287,7 +287,8 @@ def _paths() -> dict[str, str]:
 def _is_users(path: str) -> bool:
     """Whether a path is one that a flag gives or a default of one, or is below or above such a path."""
     given = [*_paths().values(), "runs", "report", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")]
-    given += [os.path.dirname(pattern) or pattern for pattern in (FLAGS.runs if "runs" in FLAGS else None) or ()]
+    runs = (FLAGS.runs or []) if "runs" in FLAGS else []
+    given += [os.path.dirname(pattern) or pattern for pattern in runs]
     path, *roots = (pathlib.Path(os.path.abspath(os.path.expanduser(name))) for name in [path, *given])
     return any(path == root or root in path.parents or path in root.parents for root in roots)
 

@@ -289,6 +289,17 @@ def test_errors_of_users_are_one_line(error, words, assert_one_line):
     assert_one_line(raises(error, "--run_dir=/given/run"), 1, words)
 
 
+def test_the_folder_of_the_runs_is_the_users(assert_one_line):
+    """report.py writes beside them."""
+
+    def main(argv):
+        raise path_error(errno.EROFS, "/given/report")
+
+    with defined("report"):
+        result = run("report", ["--runs=/given/*"], main)
+    assert_one_line(result, 1, "report.py: /given/report: Read-only file system")
+
+
 @pytest.mark.parametrize(
     "error",
     [

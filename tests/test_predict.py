@@ -195,9 +195,13 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
         assert_one_line(run_main("predict.py", *arguments), status, "predict.py: ", *words)
 
 
-def test_as_a_program(run_script, folder, synthetic_run, oracle, validation):
+def test_as_a_program(run_script, run_main, folder, tmp_path, synthetic_run, oracle, validation):
     """In a process of its own: it says nothing but its answers."""
     picture = (folder / "0.PNG").rename(folder / os.fsdecode(b"caf\xe9.PNG"))  # Not UTF-8.
     result = run_script("predict.py", picture, f"--run_dir={synthetic_run}")
     assert (result.returncode, result.stderr) == (0, "")
     assert oracle(validation[:1])[0][0][1] in result.stdout.splitlines()[1]
+    assert (
+        run_main("predict.py", picture, f"--run_dir={synthetic_run}", f"--csv={tmp_path / 'out.csv'}").returncode == 0
+    )
+    assert os.fsencode(picture) in (tmp_path / "out.csv").read_bytes()
