@@ -240,12 +240,18 @@ def test_all_crops(tmp_path, run_small, assert_one_line, small_flags):
 
 
 def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):
-    """By a clock that shows a second more after each step, and a thousand more after a pause in the fifth.
+    """By a clock that shows a second more after each step, and a thousand more after a pause in the second.
 
-    Saving a cycle takes a hundred, and does not count either.
+    Saving a cycle takes a hundred, and does not count either. Reading the means takes one, which counts: on a GPU, it
+    waits for the steps.
     """
-    clock = [0.0]
-    train_step, save_cycle = Trainer.train_step, Checkpoints.save_cycle
+    clock, waited = [0.0], []
+    train_step, read_means, save_cycle = Trainer.train_step, Trainer.means, Checkpoints.save_cycle
+
+    def means(self):
+        clock[0] += 1
+        waited.append(1)
+        return read_means(self)
 
     def save(self):
         save_cycle(self)
@@ -254,16 +260,17 @@ def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):
     def step(self, *batch):
         train_step(self, *batch)
         clock[0] += 1
-        if self.step == 5:
+        if self.step == 2:
             clock[0] += 1000
             os.kill(os.getpid(), signal.SIGCONT)
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(Trainer, "train_step", step)
+    monkeypatch.setattr(Trainer, "means", means)
     monkeypatch.setattr(Checkpoints, "save_cycle", save)
     result = run_small(*small_flags, f"--run_dir={tmp_path}", "--num_epochs=1", "--noexport", "--nofinal_scores")
     assert (result.returncode, result.stderr) == (0, "")
-    assert json.loads((tmp_path / "time.json").read_text())["seconds"] == 7  # Of eight steps.
+    assert json.loads((tmp_path / "time.json").read_text())["seconds"] == 7 + len(waited)  # Of eight steps.
 
 
 def test_learns(uninterrupted):
