@@ -337,8 +337,12 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
             logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
+            sys.stdout.flush()
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
+        except BrokenPipeError:  # The reader of a pipe has left, as `head` does.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end.
+            sys.exit(1)
         except Exception as error:
             message = explain(error)
             if message is None:

@@ -6,7 +6,10 @@ import errno
 import io
 import json
 import os
+import pathlib
 import re
+import subprocess
+import sys
 import types
 
 import pytest
@@ -16,6 +19,7 @@ import flags
 from flags import FLAGS
 from tiny_imagenet.errors import UserError
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 WRONG_IN_BOTH = [
     ("--nosuch_flag=1", "unknown flag --nosuch_flag"),
     ("--nosuch_flag", "unknown flag --nosuch_flag"),
@@ -334,3 +338,13 @@ def test_a_lost_worker_is_one_line_among_several(kind, monkeypatch, assert_one_l
     assert_one_line(raises(error), 1, "another worker was lost: start all workers again")
     with pytest.raises(kind):
         raises(error, "--distribute=none")
+
+
+def test_a_pipe_that_nobody_reads():
+    """A program whose output goes to `head` ends without a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-c", "import flags; flags.run(lambda argv: print('a row'))"]
+    result = subprocess.run(program, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert result.returncode == 1 and "Traceback" not in result.stderr and "Error" not in result.stderr, result.stderr
