@@ -1,8 +1,6 @@
 """Every flag of the programs, with the paper's values as defaults, and how the programs report errors."""
 
 import difflib
-import errno
-import json
 import os
 import pathlib
 import signal
@@ -10,9 +8,11 @@ import sys
 import textwrap
 from collections.abc import Callable
 
+import tensorflow as tf
 from absl import app, flags, logging
 
 import models
+from tiny_imagenet.errors import DISK_FULL, UserError
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # The flags belong to the program that defines them, not to this module.
@@ -20,20 +20,6 @@ flags.disclaim_key_flags()  # The flags belong to the program that defines them,
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
 PATHS = "archive csv data_dir mistakes out output predictions run_dir saved_model tflite weights".split()
-# Errors of the operating system for a bad path.
-PATH_ERRORS = (
-    errno.EACCES,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-)
 
 
 def define_data_flags() -> None:
@@ -170,6 +156,11 @@ def define_compress_flags() -> None:
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
 
 
+def define_ship_flags() -> None:
+    """Defines the flags of training/ship.py."""
+    flags.DEFINE_string("run_dir", None, "Run whose weights to add.", required=True)
+
+
 def define_predict_flags() -> None:
     """Defines the flags of predict.py."""
     flags.DEFINE_list("pictures", [], "Pictures and folders of pictures; --pictures= may be omitted.")
@@ -183,7 +174,7 @@ def define_predict_flags() -> None:
     images = "Pictures per batch. It does not change the result."
     flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
 
-    flags.mark_flags_as_mutual_exclusive(["weights", "run_dir", "saved_model", "tflite"])
+    flags.mark_flags_as_mutual_exclusive(["model", "run_dir", "saved_model", "tflite"])
     _check_all(["weights", "model"], lambda v: not v["weights"] or v["model"], "needs --model")
 
 
@@ -268,60 +259,30 @@ def _parse(argv: list[str], description: str = "") -> list[str]:
         FLAGS.pictures += extra
     elif extra:
         fail(f"{extra[0]!r} is not a flag")
-    for name in filter(FLAGS.__contains__, PATHS):
-        if FLAGS[name].value == "" or "\0" in str(FLAGS[name].value):
-            fail(f"--{name} must be a path, without NUL characters")
-    for name, path in _paths().items():
-        FLAGS[name].value = os.path.expanduser(path)
+    for flag in (FLAGS[name] for name in PATHS if name in FLAGS):
+        if not isinstance(flag.value, str):  # Not given. train.py's --tflite is a switch.
+            continue
+        if flag.value == "" or "\0" in flag.value:
+            fail(f"--{flag.name} must be a path, without NUL characters")
+        flag.value = os.path.expanduser(flag.value)
     return argv[:1]
-
-
-def _paths() -> dict[str, str]:
-    """The paths that flags give."""
-    values = {name: FLAGS[name].value for name in PATHS if name in FLAGS}
-    return {
-        name: value for name, value in values.items() if isinstance(value, str)
-    }  # --tflite of train.py is a switch.
-
-
-def _is_users(path: str) -> bool:
-    """Whether a path is one that a flag gives or a default of one, or is below or above such a path."""
-    given = [*_paths().values(), "runs", "report", os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")]
-    runs = (FLAGS.runs or []) if "runs" in FLAGS else []
-    given += [os.path.dirname(pattern) or pattern for pattern in runs]
-    path, *roots = (pathlib.Path(os.path.abspath(os.path.expanduser(name))) for name in [path, *given])
-    return any(path == root or root in path.parents or path in root.parents for root in roots)
-
-
-def _has_several_workers() -> bool:
-    if "distribute" not in FLAGS or FLAGS.distribute not in ("auto", "multi_worker"):
-        return False
-    try:
-        cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
-        return sum(len(cluster.get(job, [])) for job in ("chief", "worker")) > 1
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return False
 
 
 def explain(error: Exception) -> str | None:
     """What a user can do about an error, in one line; None for an error that only a change of the code can fix."""
-    import tensorflow as tf
-
-    from tiny_imagenet.errors import DISK_FULL, UserError
-
     if isinstance(error, UserError):
         return str(error)
     for reason in map(os.strerror, DISK_FULL):  # Libraries report it by errors of all kinds.
         if reason in str(error):
             return f"{reason}: make room, and start the same command again ({error})"
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
-        return "out of memory: try a smaller --batch_size"
+        return "out of memory" + (": try a smaller --batch_size" if "batch_size" in FLAGS else "")
     lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-    if isinstance(error, lost) and _has_several_workers():
+    if isinstance(error, lost) and "TF_CONFIG" in os.environ:
         reason = error.message[:200]
         return f"another worker was lost: start all workers again to resume from the last checkpoint ({reason})"
-    if isinstance(error, OSError) and error.errno in PATH_ERRORS and isinstance(error.filename, str):
-        return f"{error.filename}: {error.strerror}" if _is_users(error.filename) else None
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     return None
 
 

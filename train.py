@@ -65,12 +65,15 @@ def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
     """Returns whether the run has done all of its steps, and is scored and exported as the flags ask."""
     size = input_pipeline.train_size(config["dataset"])
     num_steps = schedule.num_steps(config["num_epochs"], size, config["batch_size"])
-    exports = ["saved_model", "model.keras"] * FLAGS.export + ["model_int8.tflite"] * FLAGS.tflite
-    scores = ["evaluation_ten_crop.json", "evaluation_train_ten_crop.json"] * FLAGS.final_scores
     time = checkpoints.read_json(run_dir / "time.json")
-    steps = [time.get("finished_step")] + [time.get("exported_step")] * bool(exports)
-    steps += [checkpoints.read_json(run_dir / name).get("step") for name in scores]
-    return steps == [num_steps] * len(steps) and all((run_dir / name).exists() for name in exports)
+    if time.get("finished_step") != num_steps:
+        return False
+    if FLAGS.export:
+        names = ["saved_model", "model.keras", *(["model_int8.tflite"] if FLAGS.tflite else [])]
+        if time.get("exported_step") != num_steps or not all((run_dir / name).exists() for name in names):
+            return False
+    scores = ["evaluation_ten_crop.json", "evaluation_train_ten_crop.json"] if FLAGS.final_scores else []
+    return all(checkpoints.read_json(run_dir / name).get("step") == num_steps for name in scores)
 
 
 def print_next_steps(run_dir: pathlib.Path) -> None:
@@ -205,7 +208,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         # Several workers ask each other, which takes an exchange, so they do not at every step.
         stopped = any_worker(stop) if logged or cycle_ended or not others_wait else False
         if epoch_ended or cycle_ended or stopped or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
-            trainer.means()  # Raises if training has diverged, so that no such state is saved.
+            trainer.check()  # No diverged state is saved.
             saved.count_time()
             if cycle_ended and FLAGS.keep_cycles:
                 saved.save_cycle()
@@ -224,28 +227,33 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     if out_dir == run_dir:
         progress.close()
         progress.say(f"trained for {saved.training_time()}; exporting and scoring")
-        model = export.inference_model(model)
-        if FLAGS.export:
-            export.export(model, data, run_dir, FLAGS.tflite)
-        finals = [("evaluation", "validation", validation, False)]
-        if FLAGS.final_scores:  # The paper's Table 3.
-            sample = training_split.sample(evaluation.TRAINING_SAMPLE, evaluation.SAMPLE_SEED)
-            finals.append(("evaluation_ten_crop", "validation", validation, True))
-            finals.append(("evaluation_train_ten_crop", "train", sample, True))
-        for name, split_name, split, ten_crop in finals:
-            if checkpoints.read_json(run_dir / f"{name}.json").get("step") == done:
-                continue  # An earlier start was stopped while it scored.
-            scores = evaluation.score(evaluation.classifier(model, data.mean_image, ten_crop), split)
-            result = evaluation.result(scores, config["dataset"], split_name, split, done, ten_crop)
-            checkpoints.write_json(run_dir / f"{name}.json", result)
-            how = "ten crops" if ten_crop else "centre crop"
-            progress.say(f"{split_name}, {how}: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}")
-        exported = {"exported_step": done} if FLAGS.export else {}
-        time = checkpoints.read_json(run_dir / "time.json")
-        if time.get("steps") != done:  # A kill may have come between the checkpoint and its time.
-            time = time_of_steps()
-        checkpoints.write_json(run_dir / "time.json", time | {"finished_step": done} | exported)
-        print_next_steps(run_dir)
+        if checkpoints.read_json(run_dir / "time.json").get("steps") != done:  # A kill may have come before it.
+            checkpoints.write_json(run_dir / "time.json", time_of_steps())
+        finish(model, data, run_dir, done)
+
+
+def finish(model: keras.Model, data: input_pipeline.TinyImageNet, run_dir: pathlib.Path, step: int) -> None:
+    """Exports and scores a trained network, and records in time.json that its run is finished."""
+    model = export.inference_model(model)
+    if FLAGS.export:
+        export.export(model, data, run_dir, FLAGS.tflite)
+    finals = [("evaluation", "validation", data.splits["validation"], False)]
+    if FLAGS.final_scores:  # The paper's Table 3.
+        sample = data.splits["train"].sample(evaluation.TRAINING_SAMPLE, evaluation.SAMPLE_SEED)
+        finals.append(("evaluation_ten_crop", "validation", data.splits["validation"], True))
+        finals.append(("evaluation_train_ten_crop", "train", sample, True))
+    for name, split_name, split, ten_crop in finals:
+        if checkpoints.read_json(run_dir / f"{name}.json").get("step") == step:
+            continue  # An earlier start was stopped while it scored.
+        scores = evaluation.score(evaluation.classifier(model, data.mean_image, ten_crop), split)
+        result = evaluation.result(scores, FLAGS.dataset, split_name, split, step, ten_crop)
+        checkpoints.write_json(run_dir / f"{name}.json", result)
+        how = "ten crops" if ten_crop else "centre crop"
+        print(f"{split_name}, {how}: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}", flush=True)
+    exported = {"exported_step": step} if FLAGS.export else {}
+    time = checkpoints.read_json(run_dir / "time.json")
+    checkpoints.write_json(run_dir / "time.json", time | {"finished_step": step} | exported)
+    print_next_steps(run_dir)
 
 
 if __name__ == "__main__":

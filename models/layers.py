@@ -144,12 +144,11 @@ def conv_bn_relu(
 
 
 def to_plain_keras(model: keras.Model) -> keras.Model:
-    """Copies a network and its weights into a model of built-in Keras layers only, which loads without this project."""
-
+    """Copies a network into a float32 model of built-in Keras layers only, which loads without this project."""
     plain_kinds = {Conv2D: layers.Conv2D, BatchNormalization: layers.BatchNormalization}
 
     def plain(layer):
-        return plain_kinds.get(type(layer), type(layer)).from_config(layer.get_config())
+        return plain_kinds.get(type(layer), type(layer)).from_config(layer.get_config() | {"dtype": "float32"})
 
     copy = keras.models.clone_model(model, clone_function=plain)
     copy.set_weights(model.get_weights())

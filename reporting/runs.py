@@ -9,8 +9,6 @@ import pathlib
 import sys
 
 import numpy as np
-import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import models
 from reporting import paper
@@ -20,7 +18,6 @@ from training import checkpoints
 
 TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "cross_entropy")
 VALIDATION_COLUMNS = ("step", "epoch", "validation_top_1")
-SPEED = "images_per_second"
 NONE = paper.Result()
 UNNAMED = ("model", "precision", "seed", "log_every")  # Keys of config.json that `setting` ignores.
 EVALUATIONS = {
@@ -73,27 +70,19 @@ class Run:
     def setting(self) -> str:
         """The network, followed by each setting that is not the paper's: "resnet20, num_cycles=1"."""
         settings = paper.SETTINGS | {"momentum": models.REGISTRY[self.network].momentum}
-        config = {"nesterov": False} | self.config  # Runs from before the flag used heavy-ball momentum.
+        config = dict(self.config)
         if config.get("momentum") == 0:
-            del config["nesterov"]  # It has no effect.
+            config.pop("nesterov", None)  # It has no effect.
         differing = {key: value for key, value in config.items() if value != settings.get(key, False)}
         named = [f"{key}={value}" for key, value in differing.items() if key not in UNNAMED]
         return ", ".join([self.network, *named])
 
-    def speed(self) -> tuple[float | None, str]:
-        """The images per second of training, and where the figure comes from; None if nothing says.
-
-        The median over TensorBoard's events ignores the intervals in which the process was paused. In results/, which
-        keeps no events, time.json gives this median beside the time, which in runs of older versions includes pauses.
-        """
-        if self.time and SPEED in self.time:
-            return float(self.time[SPEED]), "TensorBoard"
-        speeds = read_events(self.path / "train", SPEED)
-        if np.isfinite(speeds).any():
-            return float(np.nanmedian(speeds)), "TensorBoard"
-        if self.time and self.time["steps"] > 0 and self.time["seconds"] > 0:
-            return self.time["steps"] * self.config["batch_size"] / self.time["seconds"], "time.json"
-        return None, ""
+    @property
+    def images_per_second(self) -> float | None:
+        """The speed of training, without pauses, checkpoints and validation; None if time.json does not say."""
+        if not self.time or not self.time["steps"] or not self.time["seconds"]:
+            return None
+        return self.time["steps"] * self.config["batch_size"] / self.time["seconds"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,16 +171,6 @@ def read_evaluations(folder: pathlib.Path, last_step: int) -> dict[str, dict]:
         else:
             found[path.stem] = content
     return found
-
-
-def read_events(folder: pathlib.Path, tag: str) -> np.ndarray:
-    """The values of a scalar in TensorBoard's events, in order: (R,) float64; of no events, none."""
-    if not any(folder.glob("events.out.tfevents.*")):
-        return np.empty(0)
-    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
-    if tag not in events.Tags()["tensors"]:
-        return np.empty(0)
-    return np.array([tf.make_ndarray(event.tensor_proto) for event in events.Tensors(tag)], np.float64)
 
 
 def read_metrics(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -140,8 +140,7 @@ def table_4(groups: list[Group]) -> Table:
     rows = []
     for group in groups:
         parameters, multiply_adds = network_cost(group.network)
-        measured = [speed for speed in (run.speed() for run in group.shown) if speed[0] is not None]
-        speed = mean(over_seeds(speed for speed, _ in measured))
+        speed = mean(over_seeds(run.images_per_second for run in group.shown if run.images_per_second))
         images = paper.SETTINGS["num_epochs"] * input_pipeline.train_size(group.config["dataset"])
         rows.append(
             {
@@ -154,12 +153,10 @@ def table_4(groups: list[Group]) -> Table:
                 "images per second": speed,
                 "hours for 10 epochs": images / speed / 3600 if speed else None,
                 "the paper's hours": group.published.hours,
-                "speed from": ", ".join(sorted({source for _, source in measured} - {""})),
                 "note": "" if group.finished else "not finished",
             }
         )
-    note = "Hours are of training alone, without validation, at the speed shown: the median over the run, or, from "
-    note += "time.json, the mean, which includes pauses in older runs. The paper's hours are those of one GPU of 2017."
+    note = "Hours are of training alone, without validation, at the speed shown. The paper's are of a GPU of 2017."
     return Table("table_4", "Table 4: size and time", rows, note)
 
 

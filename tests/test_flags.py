@@ -271,7 +271,6 @@ def op_error(kind, message):
 
 
 TWO_WORKERS = json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}})
-ONE_WORKER = json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}})
 
 
 @pytest.mark.parametrize(
@@ -284,24 +283,11 @@ ONE_WORKER = json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worke
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: make room"),
         (RuntimeError("cannot close (errno = 28, error message = 'No space left on device')"), "make room"),
         (path_error(errno.ENOENT, "/given/run/train"), "train.py: /given/run/train: No such file or directory\n"),
-        (path_error(errno.EACCES, "/given"), "/given: Permission denied"),
         (path_error(errno.EROFS, "runs/baseline"), "runs/baseline: Read-only file system"),
-        (path_error(errno.EACCES, os.path.expanduser("~/tensorflow_datasets/x")), "Permission denied"),
     ],
 )
 def test_errors_of_users_are_one_line(error, words, assert_one_line):
     assert_one_line(raises(error, "--run_dir=/given/run"), 1, words)
-
-
-def test_the_folder_of_the_runs_is_the_users(assert_one_line):
-    """report.py writes beside them."""
-
-    def main(argv):
-        raise path_error(errno.EROFS, "/given/report")
-
-    with defined("report"):
-        result = run("report", ["--runs=/given/*"], main)
-    assert_one_line(result, 1, "report.py: /given/report: Read-only file system")
 
 
 @pytest.mark.parametrize(
@@ -315,17 +301,13 @@ def test_the_folder_of_the_runs_is_the_users(assert_one_line):
         op_error(tf.errors.InvalidArgumentError, "Incompatible shapes"),
         op_error(tf.errors.NotFoundError, "Key not found in checkpoint"),
         *(op_error(kind, "x") for kind in (tf.errors.CancelledError, tf.errors.UnavailableError)),
-        path_error(errno.ENOENT, "/proc/nosuch"),
-        path_error(errno.EBADF, "/given/run"),
         OSError("h5py failed"),
+        OSError(errno.EBADF, os.strerror(errno.EBADF)),
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("config", [None, ONE_WORKER])
-def test_bugs_keep_their_traceback(error, config, monkeypatch):
+def test_bugs_keep_their_traceback(error, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    if config:
-        monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(type(error)) as caught:
         raises(error, "--run_dir=/given/run")
     assert caught.value is error
@@ -334,10 +316,7 @@ def test_bugs_keep_their_traceback(error, config, monkeypatch):
 @pytest.mark.parametrize("kind", [tf.errors.CancelledError, tf.errors.UnavailableError, tf.errors.AbortedError])
 def test_a_lost_worker_is_one_line_among_several(kind, monkeypatch, assert_one_line):
     monkeypatch.setenv("TF_CONFIG", TWO_WORKERS)
-    error = op_error(kind, "Socket closed")
-    assert_one_line(raises(error), 1, "another worker was lost: start all workers again")
-    with pytest.raises(kind):
-        raises(error, "--distribute=none")
+    assert_one_line(raises(op_error(kind, "Socket closed")), 1, "another worker was lost: start all workers again")
 
 
 def test_a_pipe_that_nobody_reads():

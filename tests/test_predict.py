@@ -182,6 +182,7 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
         (1, [picture], ["the repository has no trained weights", "--run_dir"]),
         (1, [picture, "--model=resnet20"], ["no trained weights of 'resnet20'", "--run_dir"]),
         (2, [picture, "--weights=x.weights.h5"], ["needs --model"]),
+        (2, [picture, "--model=googlenet", "--run_dir=run"], ["model", "run_dir"]),
         (1, [], ["name pictures"]),
         (1, [picture, f"--run_dir={tmp_path / 'nosuch'}"], ["nosuch/model.keras does not exist"]),
         (1, [picture, f"--run_dir={tmp_path / 'unfinished'}"], ["unfinished/model.keras", "--export_only"]),

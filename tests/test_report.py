@@ -62,7 +62,7 @@ def test_reports_on_what_train_writes(run_main, synthetic_run, tmp_path):
     assert float(row["validation top-1, centre crop"]) == pytest.approx(100 * evaluation["top_1"], rel=1e-5)
     assert "dataset=synthetic" in row["run"] and row["the paper's validation"] == ""
     (row,) = read_csv(tmp_path / "table_4.csv")
-    assert float(row["images per second"]) > 0 and row["speed from"] == "TensorBoard"
+    assert float(row["images per second"]) > 0
 
 
 def test_mistakes_of_a_run(run_main, synthetic_run, synthetic_data_dir, tmp_path):

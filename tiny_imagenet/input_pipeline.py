@@ -103,7 +103,7 @@ def shuffled_indices(step: tf.Tensor, size: int, batch_size: int, seed: int) -> 
     position = tf.cast(step, tf.int64) * batch_size + tf.range(batch_size, dtype=tf.int64)
     epoch = position // size
     keys = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1)
-    # tf.random.experimental.index_shuffle takes one key for the whole batch; this takes a key per epoch.
+    # tf.random.experimental.index_shuffle documents a key per index, but pads the wrong axis of such keys (TF 2.21).
     return tf.raw_ops.RandomIndexShuffle(index=position % size, seed=keys, max_index=size - 1, rounds=4)
 
 
@@ -111,19 +111,19 @@ def train_batches(
     split: Split,
     batch_size: int,
     seed: int,
-    first_step: int,
-    last_step: int,
+    start: int,
+    stop: int,
     context: tf.distribute.InputContext | None = None,
     all_crops: bool = False,
 ) -> tf.data.Dataset:
-    """Returns the batches of the steps from first_step to last_step - 1, counted from 0.
+    """Returns the batches of the steps range(start, stop), counted from 0.
 
     Args:
       split: The images to draw from.
       batch_size: N, the number of images per step.
       seed: Seed of the order of the images and of their crops.
-      first_step: The step of the first batch.
-      last_step: The step after the last batch.
+      start: The step of the first batch.
+      stop: The step after the last batch.
       context: The replicas that the batches are for. Each replica gets its own N / replicas images of every step, one
         replica after the other; no other images are read.
       all_crops: Whether a batch holds all ten crops of each image, 10N in place of N, not one that is drawn at random.
@@ -157,7 +157,7 @@ def train_batches(
         labels.set_shape(which.shape)
         return images, which, labels
 
-    batches = tf.data.Dataset.range(first_step * replicas, last_step * replicas)
+    batches = tf.data.Dataset.range(start * replicas, stop * replicas)
     return batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 

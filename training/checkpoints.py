@@ -113,8 +113,6 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         return
     if not resume:
         raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or choose another --run_dir")
-    # What older versions did, and did not write.
-    kept = {"nesterov": False, "all_crops": False, "sync_batch_norm": True} | kept
     if "num_epochs" in config and config["num_epochs"] > kept.get("num_epochs", config["num_epochs"]):
         # The learning rate depends on both numbers, by the length of a cycle.
         epochs, cycles = kept["num_epochs"], kept["num_cycles"]

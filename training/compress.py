@@ -77,7 +77,7 @@ def compress(
         learning_rate=learning_rate,
         cycle_steps=steps,
         momentum=config["momentum"],
-        nesterov=config.get("nesterov", False),
+        nesterov=config["nesterov"],
         weight_decay=config["weight_decay"],
         clip_norm=config["clip_norm"],
     )
@@ -93,27 +93,27 @@ def compress(
             unrounded.assign_add(kernel - quantize(unrounded, size))  # What the step added to the rounded kernel.
             kernel.assign(quantize(unrounded, size))
 
-    def means():
+    def check():
         try:
-            return trainer.means()
+            trainer.check()
         except UserError as error:
             raise UserError("fine-tuning diverged: start again with a lower --learning_rate") from error
 
     progress = summaries.Progress(0, steps, batch_size)
-    all_crops = config.get("all_crops", False)
     seed, last = config["seed"], done + steps
-    batches = input_pipeline.train_batches(train, batch_size, seed, done, last, all_crops=all_crops)
+    batches = input_pipeline.train_batches(train, batch_size, seed, done, last, all_crops=config["all_crops"])
     for step, batch in enumerate(batches, start=1):
         trainer.train_step(*batch)
         apply_and_round()
         if step % 10 == 0:
-            measured = means()
+            check()
+            measured = trainer.means()
             epoch = 1 + (step - 1) * batch_size // len(train)
             progress.draw(step, epoch, float(trainer.learning_rate(step)), measured["loss"], measured["top_1"])
             trainer.reset_means()
             progress.restart(step)
     progress.close()
-    means()
+    check()
     path = run_dir / FILE
     try:
         weights.save(export.inference_model(model), path)

@@ -24,14 +24,7 @@ IMAGE_SHAPE = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
 
 def inference_model(model: keras.Model) -> keras.Model:
     """Copies a trained network into a float32 one of Keras' own layers, without its auxiliary classifiers."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        copy = models.build(model.name, training=True)
-    finally:
-        keras.config.set_dtype_policy(policy)
-    copy.set_weights(model.get_weights())
-    return to_plain_keras(keras.Model(copy.input, copy.outputs[0], name=copy.name))
+    return to_plain_keras(keras.Model(model.input, model.outputs[0], name=model.name))
 
 
 def whole_model(network: keras.Model, mean_image: np.ndarray) -> keras.Model:

@@ -32,6 +32,9 @@ def cycle_ends(num_epochs: int, data_size: int, batch_size: int, num_cycles: int
 def cosine_cycles(step: tf.Tensor, learning_rate: float, cycle_steps: float) -> tf.Tensor:
     """Returns the learning rate of a step: L/2 * (cos(pi * ((step - 1) mod C) / C) + 1).
 
+    It is Keras' `CosineDecayRestarts` with `t_mul=1`, in float64. `Trainer` also counts steps that loss scaling skips,
+    which a schedule of Keras' optimizer would not.
+
     Args:
       step: The step or steps, from 1.
       learning_rate: L, the rate at the start of each cycle.

@@ -1,10 +1,11 @@
-"""Adds trained runs to the weights that come with the repository: python -m training.ship runs/resnet20"""
+"""Adds a trained run to the weights that come with the repository: python -m training.ship --run_dir=runs/resnet20"""
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
 import pathlib
-import sys
 
+import flags
+from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
 from training import checkpoints, export
@@ -20,7 +21,7 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
 
     Raises:
       UserError: if the directory holds no run, one on synthetic data, or one whose newest checkpoint has not been
-        scored by ten crops.
+        scored by ten crops, or if a weight is beyond the range of float16.
     """
     model, step = checkpoints.load_model(run_dir)
     if checkpoints.read_config(run_dir)["dataset"] != "full":
@@ -29,16 +30,20 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
     if scores.get("step", -1) != step:
         raise UserError(f"score {run_dir} first: python evaluate.py --run_dir={run_dir} --ten_crop")
     path = weights.FOLDER / f"{model.name}.weights.h5"
-    weights.save(export.inference_model(model), path)
+    try:
+        weights.save(export.inference_model(model), path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     entry = {"run": run_dir.resolve().name, "step": step, "ten_crop_top_1": scores["top_1"]}
     index = weights.index() | {model.name: entry | {"sha256": weights.checksum(path)}}
     checkpoints.write_json(weights.FOLDER / "index.json", dict(sorted(index.items())))
     return path
 
 
+def main(_) -> None:
+    print(f"written to {ship(pathlib.Path(FLAGS.run_dir))}")
+
+
 if __name__ == "__main__":
-    try:
-        for run_dir in sys.argv[1:]:
-            print(f"wrote {ship(pathlib.Path(run_dir))}")
-    except (UserError, ValueError) as error:
-        sys.exit(f"ship: {error}")
+    flags.define_ship_flags()
+    flags.run(main)

@@ -86,10 +86,9 @@ class Trainer(tf.Module):
         super().__init__()
         self._strategy = tf.distribute.get_strategy()
         self.model = model
-        self.sgd = keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=nesterov)
-        self.optimizer = self.sgd
+        self.optimizer = keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=nesterov)
         if model.compute_dtype == "float16":
-            self.optimizer = keras.optimizers.LossScaleOptimizer(self.sgd)
+            self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         self.optimizer.build(model.trainable_variables)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.skipped = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -116,9 +115,7 @@ class Trainer(tf.Module):
     @property
     def loss_scale(self) -> tf.Tensor:
         """The factor that keeps the gradients within float16's range; 1 unless activations are float16."""
-        if self.optimizer is self.sgd:
-            return tf.constant(1.0)
-        return tf.convert_to_tensor(self.optimizer.dynamic_scale)
+        return tf.convert_to_tensor(self.optimizer.scale_loss(1.0))
 
     def learning_rate(self, step) -> tf.Tensor:
         """Returns the learning rate of a step, counted from 1; see `schedule.cosine_cycles`."""
@@ -136,7 +133,7 @@ class Trainer(tf.Module):
           labels: (N,) int64.
         """
         self.step.assign_add(1)
-        self.sgd.learning_rate.assign(self.learning_rate(self.step))
+        self.optimizer.learning_rate.assign(self.learning_rate(self.step))
         measured = self._strategy.run(self._replica_step, args=(images, which, labels))
         measured, finite_loss = self._strategy.experimental_local_results(measured)[0]
         self.totals.assign_add(tf.cast(tf.concat([measured, [1.0]], axis=0), tf.float64))
@@ -167,7 +164,7 @@ class Trainer(tf.Module):
             loss = cross_entropy + self._weight_decay * l2_loss(self.model)
             for head in auxiliary_logits:
                 loss += AUXILIARY_WEIGHT * _cross_entropy(labels, head)
-            scaled_loss = scale * loss
+            scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.model.trainable_variables
         gradients = [gradient / scale for gradient in tape.gradient(scaled_loss, variables)]
         top_1 = tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
@@ -179,6 +176,7 @@ class Trainer(tf.Module):
         finite_loss = tf.math.is_finite(measured[0])
         measured = tf.concat([measured, [norm, 1.0]], axis=0)
 
+        # Keras' global_clipnorm would clip each replica's gradients before it sums them, and would not return the norm.
         # LossScaleOptimizer divides by the scale again, and skips a step whose gradients are not finite. Keras'
         # optimizers sum the replicas' gradients again.
         self.optimizer.apply([gradient * (scale / replicas) for gradient in gradients], variables)
@@ -187,7 +185,7 @@ class Trainer(tf.Module):
             means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(v) for v in self._statistics])
             for variable, mean in zip(self._statistics, means, strict=True):
                 variable.assign(mean)
-        if self.optimizer is not self.sgd:
+        if self.model.compute_dtype == "float16":
             finite = tf.math.is_finite(norm)
             measured = tf.where(finite, measured, 0.0)
             for variable, value in zip(self._statistics, statistics, strict=True):
@@ -202,18 +200,23 @@ class Trainer(tf.Module):
         Raises:
           UserError: if training has diverged.
         """
+        self.check()
+        *sums, count, _ = self.totals.numpy().tolist()
+        names = ("loss", "cross_entropy", "top_1", "global_norm")
+        return {name: total / count if count else math.nan for name, total in zip(names, sums, strict=True)}
+
+    def check(self) -> None:
+        """Raises UserError if training has diverged."""
         remedy = "start again with --overwrite or another --run_dir, and a lower --learning_rate or --clip_norm"
         if self.diverged > 0:
             raise UserError(f"the loss became NaN at step {self.diverged.numpy()}; {remedy}")
-        *sums, count, steps = self.totals.numpy().tolist()
+        *_, count, steps = self.totals.numpy().tolist()
         if self.not_finite >= MAX_NOT_FINITE:
             first = self.step.numpy() - self.not_finite.numpy() + 1
             raise UserError(f"the loss became NaN at step {first}; {remedy}, or --precision=float32")
         if self.loss_scale < 1 or (steps >= MAX_SKIPPED and not count):
             skipped = f"{self.skipped.numpy()} of {self.step.numpy()} steps were skipped"
             raise UserError(f"the gradients overflow float16, {skipped}; {remedy}, or --precision=float32")
-        names = ("loss", "cross_entropy", "top_1", "global_norm")
-        return {name: total / count if count else math.nan for name, total in zip(names, sums, strict=True)}
 
     def reset_means(self) -> None:
         self.totals.assign(tf.zeros_like(self.totals))

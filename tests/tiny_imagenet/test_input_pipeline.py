@@ -42,7 +42,7 @@ def test_order_depends_on_seed_and_epoch():
 
 def test_batches_hold_the_images_the_crops_and_the_labels():
     data = split(300)
-    for step, batch in enumerate(input_pipeline.train_batches(data, 32, seed=5, first_step=0, last_step=3)):
+    for step, batch in enumerate(input_pipeline.train_batches(data, 32, seed=5, start=0, stop=3)):
         images, which, labels = (part.numpy() for part in batch)
         index = input_pipeline.shuffled_indices(step, 300, 32, seed=5).numpy()
         assert images.shape == (32, 56, 56, 3) and images.dtype == np.uint8

@@ -33,7 +33,7 @@ def saved(tmp_path_factory):
     ours = trainer()
     ours.step.assign(7)
     ours.totals.assign([1, 2, 3, 4, 5, 6])
-    ours.sgd.variables[-1].assign(tf.ones_like(ours.sgd.variables[-1]))
+    ours.optimizer.variables[-1].assign(tf.ones_like(ours.optimizer.variables[-1]))
     checkpoints.Checkpoints(path, ours).save()
     return path, ours
 
@@ -61,7 +61,7 @@ def test_restores_everything(saved):
     assert int(again.step) == 7
     np.testing.assert_array_equal(again.totals, [1, 2, 3, 4, 5, 6])
     for one, other in zip(
-        again.model.weights + again.sgd.variables, ours.model.weights + ours.sgd.variables, strict=True
+        again.model.weights + again.optimizer.variables, ours.model.weights + ours.optimizer.variables, strict=True
     ):
         np.testing.assert_array_equal(one, other)
 

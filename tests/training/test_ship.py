@@ -32,9 +32,10 @@ def folder(tmp_path, monkeypatch):
     return path
 
 
-def test_ships_the_newest_checkpoint(run, folder):
-    path = ship.ship(run)
-    assert path == folder / "baseline.weights.h5"
+def test_ships_the_newest_checkpoint(run, folder, run_main):
+    path = folder / "baseline.weights.h5"
+    result = run_main("training.ship", f"--run_dir={run}")
+    assert (result.returncode, result.stdout) == (0, f"written to {path}\n"), result.stderr
     assert sorted(file.name for file in folder.iterdir()) == ["baseline.weights.h5", "index.json"]
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = {"run": "baseline_seed1", "step": 10, "ten_crop_top_1": 0.25, "sha256": checksum}
