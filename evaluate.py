@@ -26,24 +26,46 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
         pathlib.Path(path).write_text(text)
 
 
+def score_file(path: pathlib.Path, dataset: str, own_dataset: str) -> pathlib.Path:
+    """Returns the default file for the scores: evaluation.json, or a name that says how else they were measured."""
+    parts = ["evaluation"]
+    if FLAGS.saved_model:
+        parts.append("saved_model")
+    elif not FLAGS.run_dir:
+        parts.append(path.stem)
+    if FLAGS.split != "validation":
+        parts.append(FLAGS.split)
+    if FLAGS.split == "train" and FLAGS.images != evaluation.TRAINING_SAMPLE:
+        parts.append(f"images_{FLAGS.images or 'all'}")
+    if FLAGS.seed not in (None, evaluation.SAMPLE_SEED):
+        parts.append(f"seed_{FLAGS.seed}")
+    if FLAGS.snapshots > 1:
+        parts.append(f"snapshots_{FLAGS.snapshots}")
+    if FLAGS.ten_crop:
+        parts.append("ten_crop")
+    if dataset != own_dataset:
+        parts.append(dataset)
+    folder = path if FLAGS.run_dir else path.parent
+    return folder / f"{'_'.join(parts)}.json"
+
+
+def check_writable(path: str | pathlib.Path) -> None:
+    """Raises UserError if a file cannot be written, before scoring takes its time."""
+    if os.path.isdir(path) or not os.access(os.path.dirname(path) or ".", os.W_OK):
+        raise UserError(
+            f"cannot write {path}: name a file in a folder that you can write to by --output or --predictions"
+        )
+
+
 def main(_) -> None:
     path = pathlib.Path(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite)
-    folder = path if FLAGS.run_dir else path.parent
-    how = [] if FLAGS.run_dir else ["saved_model"] if FLAGS.saved_model else [path.stem]
-    how += [FLAGS.split] if FLAGS.split != "validation" else []
-    images = FLAGS.images or "all"
-    how += [f"images_{images}"] if FLAGS.split == "train" and images != evaluation.TRAINING_SAMPLE else []
-    how += [f"seed_{FLAGS.seed}"] if FLAGS.seed not in (None, evaluation.SAMPLE_SEED) else []
-    how += [f"snapshots_{FLAGS.snapshots}"] if FLAGS.snapshots > 1 else []
-    how += ["ten_crop"] if FLAGS.ten_crop else []
     if FLAGS.run_dir:
-        own = checkpoints.read_config(path)["dataset"]
+        own_dataset = checkpoints.read_config(path)["dataset"]
     else:  # A file of a run is beside its config.json.
-        own = checkpoints.read_json(folder / "config.json").get("dataset")
-        own = own if own in flags.DATASETS else "full"
-    dataset = FLAGS.dataset or own
-    how += [dataset] if dataset != own else []
-    output = pathlib.Path(FLAGS.output or folder / f"{'_'.join(['evaluation', *how])}.json")
+        beside = checkpoints.read_json(path.parent / "config.json").get("dataset")
+        own_dataset = beside if beside in flags.DATASETS else "full"
+    dataset = FLAGS.dataset or own_dataset
+    output = pathlib.Path(FLAGS.output or score_file(path, dataset, own_dataset))
     step = None
     if FLAGS.run_dir:
         snapshots = checkpoints.last_cycles(path, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
@@ -55,11 +77,10 @@ def main(_) -> None:
     else:
         signature = export.load_saved_model(path)
         classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
-    for written in [output] * (FLAGS.split != "test") + [FLAGS.predictions] * (FLAGS.predictions not in (None, "-")):
-        if os.path.isdir(written) or not os.access(os.path.dirname(written) or ".", os.W_OK):
-            raise UserError(
-                f"cannot write {written}: name a file in a folder that you can write to by --output or --predictions"
-            )
+    if FLAGS.split != "test":
+        check_writable(output)
+    if FLAGS.predictions not in (None, "-"):
+        check_writable(FLAGS.predictions)
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits[FLAGS.split]
     if FLAGS.images:
