@@ -269,7 +269,7 @@ def _parse(argv: list[str], description: str = "") -> list[str]:
 
 
 def explain(error: Exception) -> str | None:
-    """What a user can do about an error, in one line; None for an error that only a change of the code can fix."""
+    """What a user can do about an error, or which file it is about, in one line; None if the error does not say."""
     if isinstance(error, UserError):
         return str(error)
     for reason in map(os.strerror, DISK_FULL):  # Libraries report it by errors of all kinds.
@@ -277,11 +277,7 @@ def explain(error: Exception) -> str | None:
             return f"{reason}: make room, and start the same command again ({error})"
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
         return "out of memory" + (": try a smaller --batch_size" if "batch_size" in FLAGS else "")
-    lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-    if isinstance(error, lost) and "TF_CONFIG" in os.environ:
-        reason = error.message[:200]
-        return f"another worker was lost: start all workers again to resume from the last checkpoint ({reason})"
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return None
 
@@ -289,8 +285,9 @@ def explain(error: Exception) -> str | None:
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Runs a program's main as absl does.
 
-    A user's mistake ends in one line on standard error, with exit status 2 if it is in a flag, else 1. A bug ends in a
-    traceback. The help starts with the docstring of the module that defines `main`.
+    A user's mistake ends in one line on standard error, with exit status 2 if it is in a flag, else 1. So does an error
+    of the operating system that names a file. A bug ends in a traceback. If nobody reads the output, as after `| head`,
+    the program ends without a message. The help starts with the docstring of the module that defines `main`.
     """
 
     def guarded(argv):
@@ -298,12 +295,8 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
             logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
-            sys.stdout.flush()
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
-        except BrokenPipeError:  # The reader of a pipe has left, as `head` does.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end.
-            sys.exit(1)
         except Exception as error:
             message = explain(error)
             if message is None:
@@ -313,4 +306,12 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
             sys.exit(1)
 
     description = sys.modules[main.__module__].__doc__ or ""
-    app.run(guarded, argv, flags_parser=lambda argv: _parse(argv, description))
+    try:
+        try:
+            app.run(guarded, argv, flags_parser=lambda argv: _parse(argv, description))
+        finally:
+            if sys.stdout:  # None if the program was started without one.
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end.
+        sys.exit(128 + 13)  # As after SIGPIPE.

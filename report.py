@@ -21,13 +21,13 @@ from training import checkpoints, evaluation
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
     """Writes the tables, but for those of snapshots and compression if there are none, and Figures 5 to 7."""
     groups = runs.group(found)
-    tables.write(tables.epochs(groups), out)
-    for table_of in (tables.table_3, tables.table_4, tables.snapshots, tables.compression):
-        table = table_of(groups)
-        if table.rows:
-            tables.write(table, out)
-            print(tables.terminal(table), end="\n\n")
+    printed = [of(groups) for of in (tables.table_3, tables.table_4, tables.snapshots, tables.compression)]
+    printed = [table for table in printed if table.rows]
+    for table in (tables.epochs(groups), *printed):
+        tables.write(table, out)
     figures.write(groups, out)
+    for table in printed:
+        print(tables.terminal(table), end="\n\n")
 
 
 def analyse_mistakes(run_dir: pathlib.Path, out: pathlib.Path) -> None:

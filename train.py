@@ -57,7 +57,7 @@ def main(_) -> None:
     chief = distribution.is_chief(strategy)
     scratch = None if chief else tempfile.TemporaryDirectory()
     out_dir = run_dir if chief else pathlib.Path(scratch.name)
-    with checkpoints.lock(out_dir):
+    with checkpoints.lock(out_dir), distribution.report_lost_workers(strategy):
         train(config, strategy, run_dir, out_dir)
 
 

@@ -148,7 +148,10 @@ def to_plain_keras(model: keras.Model) -> keras.Model:
     plain_kinds = {Conv2D: layers.Conv2D, BatchNormalization: layers.BatchNormalization}
 
     def plain(layer):
-        return plain_kinds.get(type(layer), type(layer)).from_config(layer.get_config() | {"dtype": "float32"})
+        config = layer.get_config() | {"dtype": "float32"}
+        if "synchronized" in config:
+            config["synchronized"] = False  # Training on several devices sets it.
+        return plain_kinds.get(type(layer), type(layer)).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=plain)
     copy.set_weights(model.get_weights())

@@ -22,8 +22,16 @@ NUM_CLASSES = 200
 
 
 def index() -> dict[str, dict]:
-    """Describes the weights that come with the repository, by the network's name: see `weights/README.md`."""
-    return json.loads((FOLDER / "index.json").read_text())
+    """Describes the weights that come with the repository, by the network's name: see `weights/README.md`.
+
+    Raises:
+      ValueError: if index.json is damaged.
+    """
+    path = FOLDER / "index.json"
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it by git checkout") from error
 
 
 def classes() -> dict[str, list[str]]:

@@ -80,7 +80,7 @@ class Run:
     @property
     def images_per_second(self) -> float | None:
         """The speed of training, without pauses, checkpoints and validation; None if time.json does not say."""
-        if not self.time or not self.time["steps"] or not self.time["seconds"]:
+        if not self.time or not (self.time["steps"] > 0 and self.time["seconds"] > 0):
             return None
         return self.time["steps"] * self.config["batch_size"] / self.time["seconds"]
 

@@ -242,16 +242,16 @@ def test_all_crops(tmp_path, run_small, assert_one_line, small_flags):
 def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):
     """By a clock that shows a second more after each step, and a thousand more after a pause in the second.
 
-    Saving a cycle takes a hundred, and does not count either. Reading the means takes one, which counts: on a GPU, it
-    waits for the steps.
+    Saving a cycle takes a hundred, and does not count either. The check for divergence takes one, which counts: on a
+    GPU, it waits for the steps.
     """
     clock, waited = [0.0], []
-    train_step, read_means, save_cycle = Trainer.train_step, Trainer.means, Checkpoints.save_cycle
+    train_step, check, save_cycle = Trainer.train_step, Trainer.check, Checkpoints.save_cycle
 
-    def means(self):
+    def wait(self):
         clock[0] += 1
         waited.append(1)
-        return read_means(self)
+        check(self)
 
     def save(self):
         save_cycle(self)
@@ -266,7 +266,7 @@ def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(Trainer, "train_step", step)
-    monkeypatch.setattr(Trainer, "means", means)
+    monkeypatch.setattr(Trainer, "check", wait)
     monkeypatch.setattr(Checkpoints, "save_cycle", save)
     result = run_small(*small_flags, f"--run_dir={tmp_path}", "--num_epochs=1", "--noexport", "--nofinal_scores")
     assert (result.returncode, result.stderr) == (0, "")

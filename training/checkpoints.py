@@ -48,6 +48,8 @@ OUTDATED = (
     "evaluation_saved_model*.json",
 )
 """What training a finished run on leaves behind, without a record of its step."""
+OLDER = {"nesterov": False, "all_crops": False, "sync_batch_norm": True}
+"""What runs did whose config.json does not say, as their version had no such flag."""
 CHECKPOINTS = (
     "checkpoints/checkpoint",
     "checkpoints/ckpt-*",
@@ -64,7 +66,7 @@ def write_json(path: pathlib.Path, content: dict) -> None:
 
 
 def read_config(run_dir: pathlib.Path) -> dict:
-    """The configuration of the run that the directory holds.
+    """The configuration of the run that the directory holds, by today's keys.
 
     Raises:
       UserError: if it holds none, or its config.json is damaged.
@@ -81,7 +83,7 @@ def read_config(run_dir: pathlib.Path) -> dict:
     for key in ("num_epochs", "num_cycles"):
         if key in config and (not isinstance(config[key], int) or config[key] < 1):
             raise UserError(f"{path} is damaged (it gives {key}={config[key]!r}): restore it, or give another run")
-    return config
+    return OLDER | config
 
 
 def has_run(run_dir: pathlib.Path) -> bool:

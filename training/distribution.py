@@ -1,10 +1,11 @@
 """Training on several devices, by TensorFlow's own strategies."""
 
+import contextlib
 import os
 import pathlib
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -48,6 +49,20 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether training is spread over several processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+@contextlib.contextmanager
+def report_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Raises UserError where TensorFlow's error in the `with` block means that another worker is gone."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if not has_several_workers(strategy):
+            raise
+        reason = error.message[:200]
+        raise UserError(
+            f"another worker was lost: start all workers again to resume from the last checkpoint ({reason})"
+        ) from error
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -31,11 +31,12 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
         raise UserError(f"score {run_dir} first: python evaluate.py --run_dir={run_dir} --ten_crop")
     path = weights.FOLDER / f"{model.name}.weights.h5"
     try:
+        index = weights.index()
         weights.save(export.inference_model(model), path)
     except ValueError as error:
         raise UserError(str(error)) from error
     entry = {"run": run_dir.resolve().name, "step": step, "ten_crop_top_1": scores["top_1"]}
-    index = weights.index() | {model.name: entry | {"sha256": weights.checksum(path)}}
+    index[model.name] = entry | {"sha256": weights.checksum(path)}
     checkpoints.write_json(weights.FOLDER / "index.json", dict(sorted(index.items())))
     return path
 

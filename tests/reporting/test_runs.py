@@ -114,6 +114,13 @@ def test_groups_differ_in_more_than_the_seed(write_run, tmp_path):
     }
 
 
+def test_runs_from_before_the_flag_had_heavy_ball_momentum(write_run):
+    run = write_run(model="alexnet", num_epochs=10, momentum=0.9)
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"nesterov": true,', ""))
+    assert list(names(run)) == ["alexnet, nesterov=False"]
+
+
 def test_the_settings_left_out_are_the_defaults_of_train():
     others = set(flags.FLAGS)
     flags.define_train_flags()
@@ -127,4 +134,6 @@ def test_the_settings_left_out_are_the_defaults_of_train():
 def test_images_per_second(write_run):
     timed = write_run(files={"time.json": {"seconds": 1000.0, "steps": 100, "device": "a CPU"}})
     assert runs.read_run(timed, "run").images_per_second == 25.6
-    assert runs.read_run(write_run("untimed"), "untimed").images_per_second is None
+    for number, files in enumerate([None, {"time.json": {"seconds": 0, "steps": 0, "device": "a CPU"}}]):
+        untimed = write_run(f"untimed{number}", files=files or {})
+        assert runs.read_run(untimed, "untimed").images_per_second is None

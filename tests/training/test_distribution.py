@@ -8,6 +8,7 @@ import pathlib
 import socket
 import threading
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -209,7 +210,9 @@ def test_run_on_two_devices(tmp_path, run_script, flags, expected):
     result = run_script(*program, *flags, "--distribute=mirrored", f"--run_dir={run_dir}", **NO_GPU)
     assert result.returncode == 0, result.stderr
     assert_same(losses(run_dir), expected)
-    assert (run_dir / "saved_model/saved_model.pb").exists()
+    exported = keras.saving.load_model(run_dir / "model.keras")
+    synchronized = [layer.synchronized for layer in exported.layers if hasattr(layer, "synchronized")]
+    assert synchronized and not any(synchronized)
 
 
 @pytest.fixture
@@ -304,3 +307,16 @@ def test_one_device_needs_no_strategy(monkeypatch):
     assert distribution.is_chief(strategy)
     assert distribution.any_worker(strategy)([]) is False
     assert distribution.any_worker(strategy)([15]) is True
+
+
+@pytest.mark.parametrize("kind", [tf.errors.CancelledError, tf.errors.UnavailableError, tf.errors.AbortedError])
+def test_a_lost_worker(kind, monkeypatch):
+    """Among several workers these errors mean that one is gone; of a single one they are bugs."""
+    strategy = tf.distribute.get_strategy()
+    error = kind(None, None, "Socket closed")
+    with pytest.raises(kind), distribution.report_lost_workers(strategy):
+        raise error
+    monkeypatch.setattr(distribution, "has_several_workers", lambda strategy: True)
+    with pytest.raises(UserError, match="start all workers again.*Socket closed"):
+        with distribution.report_lost_workers(strategy):
+            raise error

@@ -45,6 +45,14 @@ def test_ships_the_newest_checkpoint(run, folder, run_main):
         np.testing.assert_array_equal(weight.numpy(), np.float16(expected.numpy()))
 
 
+def test_a_damaged_index(run, folder):
+    """Nothing is replaced."""
+    (folder / "index.json").write_text("<<<<<<< HEAD")
+    with pytest.raises(UserError, match="index.json is damaged"):
+        ship.ship(run)
+    assert [file.name for file in folder.iterdir()] == ["index.json"]
+
+
 def test_synthetic_data_are_refused(synthetic_run, folder):
     with pytest.raises(UserError, match="trained on synthetic data"):
         ship.ship(synthetic_run)
