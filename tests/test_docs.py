@@ -95,6 +95,8 @@ def test_python_block_runs(block, page, working_folder, synthetic_data_dir, monk
     if "as_dataframe" in block:
         pytest.importorskip("pandas")
         pytest.importorskip("jinja2")
+    if "onnx" in block:
+        pytest.importorskip("tf2onnx")
     monkeypatch.chdir(working_folder)
     # The dataset is the synthetic one, and it is where TFDS looks by default.
     monkeypatch.setattr(tiny_imagenet_dataset_builder.Builder, "DEFAULT_BUILDER_CONFIG_NAME", "synthetic")

@@ -41,10 +41,12 @@ def whole_model(network: keras.Model, mean_image: np.ndarray) -> keras.Model:
       A functional model from (N, 64, 64, 3) uint8 to (N, classes) float32 that sum to 1.
     """
     mean = crops.slice_crop(mean_image, crops.CENTRE)
-    variance = np.full_like(mean, crops.SCALE**2)
     images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="images")
-    x = layers.CenterCrop(crops.CROP_SIZE, crops.CROP_SIZE, dtype="float32", name="centre_crop")(images)
-    x = layers.Normalization((1, 2, 3), mean, variance, dtype="float32", name="normalization")(x)
+    # Not Keras' CenterCrop: its default of training=True also holds for the layers after it, if the model is called
+    # without `training`. Not Keras' Normalization: Keras' export to ONNX makes its mean an input.
+    margin = (crops.IMAGE_SIZE - crops.CROP_SIZE) // 2
+    x = layers.Cropping2D(margin, dtype="float32", name="centre_crop")(images)
+    x = layers.Rescaling(1 / crops.SCALE, -mean / crops.SCALE, dtype="float32", name="normalization")(x)
     logits = network.call(x)  # Not network(x), which would make it one layer.
     probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits)
     return to_plain_keras(keras.Model(images, probabilities, name=network.name))

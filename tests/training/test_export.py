@@ -213,6 +213,13 @@ def test_normalizes_exactly_as_in_training(data):
     np.testing.assert_array_equal(normalized, (crops - data.mean_image[4:60, 4:60]) / np.float32(64))
 
 
+def test_model_keras_holds_its_mean(synthetic_run):
+    """Export to ONNX makes an input of each tensor that a function captures, if it is not a variable's."""
+    model = keras.saving.load_model(synthetic_run / "model.keras")
+    function = tf.function(model).get_concrete_function(tf.TensorSpec((None, 64, 64, 3), tf.uint8))
+    assert {tensor.dtype for tensor in function.captured_inputs} == {tf.resource}
+
+
 def test_equals_the_classifier_of_the_checkpoint(stranger, synthetic_run, data):
     model, _ = checkpoints.load_model(synthetic_run)
     expected = evaluation.classifier(model, data.mean_image)(tf.constant(stranger["decoded"]))
@@ -249,6 +256,8 @@ def test_auxiliary_heads_are_left_out(tmp_path, data):
     expected = evaluation.classifier(trained, data.mean_image)(images)
     serve = export.load_saved_model(tmp_path / "saved_model")
     np.testing.assert_allclose(serve(images=images)["probabilities"], expected, rtol=1e-3, atol=1e-6)
+    # Called without `training`, its batch normalization uses the moving averages.
+    np.testing.assert_allclose(whole(images), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_exports_that_cannot_be_loaded(tmp_path):
