@@ -20,7 +20,7 @@ import flags
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import evaluation, export, pictures, tflite
+from training import checkpoints, evaluation, export, pictures, tflite
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp")
 EXIF_ORIENTATION = 0x0112
@@ -66,11 +66,11 @@ def read_picture(path: pathlib.Path) -> np.ndarray | str:
 
 
 def exif_orientation(contents: bytes) -> int:
-    """Returns the EXIF orientation of a JPEG or WebP file, 1 to 8; 1 if there is none, or Pillow is not installed."""
+    """Returns the EXIF orientation of a picture, 1 to 8; 1 if there is none, or Pillow is not installed."""
     try:
         from PIL import Image
 
-        with Image.open(io.BytesIO(contents), formats=("JPEG", "WEBP")) as image:
+        with Image.open(io.BytesIO(contents), formats=("JPEG", "PNG", "WEBP")) as image:
             return image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # Pillow raises errors of many kinds.
         return 1
@@ -87,8 +87,13 @@ def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
     elif FLAGS.run_dir:
         run_dir = pathlib.Path(FLAGS.run_dir)
         model, classes = export.load_keras(run_dir), export.load_classes(run_dir)
-        classify = tf.function(model, input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
+        signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
+        classify = tf.function(lambda images: model(images, training=False), input_signature=signature)
     else:
+        if FLAGS.weights:
+            run_dir = pathlib.Path(FLAGS.weights).parent
+            if checkpoints.read_json(run_dir / "config.json").get("dataset", "full") != "full":
+                raise UserError(f"{FLAGS.weights} has other classes than Tiny ImageNet: use --run_dir={run_dir}")
         model = export.load_weights(FLAGS.model, FLAGS.weights or weights.SHIPPED)
         classify, classes = evaluation.classifier(model, weights.mean_image()), weights.classes()
     return lambda images: export.best_classes(classify(images), classes)

@@ -16,6 +16,7 @@ def bfloat16_on_cpu(layer: keras.Layer) -> bool:
     return layer.compute_dtype == "bfloat16" and not tf.config.list_logical_devices("GPU")
 
 
+@keras.saving.register_keras_serializable("tiny_imagenet")
 class Conv2D(layers.Conv2D):
     """Keras' convolution, with a faster gradient of its kernel in bfloat16 on a CPU.
 
@@ -62,6 +63,7 @@ def narrow_convolution(inputs: tf.Tensor, kernel: tf.Tensor):
     return tf.raw_ops.Conv2D(input=inputs, filter=kernel, **options), gradients
 
 
+@keras.saving.register_keras_serializable("tiny_imagenet")
 class BatchNormalization(layers.BatchNormalization):
     """Keras' batch normalization, computed by one fused kernel forward and one backward.
 

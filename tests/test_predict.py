@@ -107,16 +107,24 @@ def test_what_is_no_picture_does_not_stop_the_others(run_main, folder, synthetic
     assert len(read_csv(tmp_path / "out.csv")) == 7
 
 
+def test_weights_of_a_run_on_other_classes_are_refused(run_main, folder, synthetic_run, tmp_path, assert_one_line):
+    (tmp_path / "a.weights.h5").touch()
+    shutil.copy(synthetic_run / "config.json", tmp_path)
+    result = run_main("predict.py", folder, "--model=baseline", f"--weights={tmp_path}/a.weights.h5")
+    assert_one_line(result, 1, f"use --run_dir={tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.png"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_are_turned_upright_as_pillow_does(orientation, tmp_path):
+def test_photos_are_turned_upright_as_pillow_does(orientation, name, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((161, 130), Image.BICUBIC)
-    image.save(tmp_path / "photo.jpg", quality=100, subsampling=0, exif=exif)
-    upright = ImageOps.exif_transpose(Image.open(tmp_path / "photo.jpg"))
+    image.save(tmp_path / name, quality=100, subsampling=0, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / name))
     left, top = (upright.width - 130) // 2, (upright.height - 130) // 2
     expected = upright.crop((left, top, left + 130, top + 130)).resize((64, 64), Image.LANCZOS)
-    difference = np.abs(predict.read_picture(tmp_path / "photo.jpg").astype(int) - np.asarray(expected))
+    difference = np.abs(predict.read_picture(tmp_path / name).astype(int) - np.asarray(expected))
     assert difference.mean() < 3 and difference.max() < 20  # The DCTs differ; upside down it is tens.
 
 

@@ -8,6 +8,9 @@ from tiny_imagenet import crops
 def decode(contents: tf.Tensor) -> tf.Tensor:
     """Decodes a JPEG, PNG, BMP, GIF (its first frame) or, where TensorFlow can, WebP file.
 
+    TensorFlow decodes no WebP file with transparency or animation. BMP files of 8 bits are refused, as it ignores their
+    palette.
+
     Args:
       contents: The bytes of the file, a scalar string.
 
@@ -17,6 +20,9 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: if it is no such file, or a damaged one.
     """
+    padded = tf.strings.join([contents, b"\0" * 30])  # It may be shorter than the header of a BMP file.
+    mark, bits = tf.strings.substr(padded, 0, 2), tf.strings.substr(padded, 28, 2)
+    tf.debugging.Assert((mark != b"BM") | (bits != b"\x08\x00"), ["a BMP file with a palette"])
     image = tf.io.decode_image(contents, channels=3, expand_animations=False)
     return tf.ensure_shape(image, (None, None, 3))
 

@@ -70,6 +70,15 @@ def test_keras_loads_the_file(file, trained):
     assert equal(rounded(model), rounded(trained)) and not equal(model.get_weights(), trained.get_weights())
 
 
+def test_a_classifier_on_the_features_is_loaded_as_it_was_saved(tmp_path):
+    features = models.build("googlenet", include_top=False, pooling="avg")
+    classifier = keras.Model(features.input, keras.layers.Dense(10)(features.output))
+    classifier.save(tmp_path / "classifier.keras")
+    images = np.random.default_rng(0).normal(size=(2, 56, 56, 3)).astype(np.float32)
+    loaded = keras.saving.load_model(tmp_path / "classifier.keras")
+    np.testing.assert_array_equal(loaded(images), classifier(images))
+
+
 @pytest.mark.parametrize("value", [1e5, np.nan])
 def test_weights_beyond_float16_are_not_saved(tmp_path, value):
     inputs = keras.Input((2,))

@@ -70,6 +70,23 @@ def test_decodes_grey_and_transparent_pictures_and_the_first_frame():
     np.testing.assert_array_equal(decoded, np.full((20, 30, 3), (255, 0, 0)))
 
 
+@pytest.mark.parametrize(
+    "mode, format", [("P", "PNG"), ("1", "PNG"), ("LA", "PNG"), ("L", "GIF"), ("CMYK", "JPEG"), ("L", "JPEG")]
+)
+def test_decodes_other_kinds_as_pillow_does(mode, format):
+    contents = encode(blurred_noise(120, 80).convert(mode), format)
+    expected = np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"))
+    difference = np.abs(pictures.decode(contents).numpy() - expected.astype(int))
+    assert difference.max() <= (12 if format == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_a_bmp_of_8_bits_is_refused(mode):
+    """TensorFlow takes the indices of its palette for grey."""
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        pictures.decode(encode(blurred_noise(30, 20).convert(mode), "BMP"))
+
+
 @pytest.mark.parametrize("contents", [b"", b"not a picture", b"\xff\xd8\xff\xe0 not a JPEG", b"GIF89a"])
 def test_what_is_no_picture(contents):
     with pytest.raises(tf.errors.InvalidArgumentError):
