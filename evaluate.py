@@ -59,11 +59,7 @@ def check_writable(path: str | pathlib.Path) -> None:
 
 def main(_) -> None:
     path = pathlib.Path(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite)
-    if FLAGS.run_dir:
-        own_dataset = checkpoints.read_config(path)["dataset"]
-    else:  # A file of a run is beside its config.json.
-        beside = checkpoints.read_json(path.parent / "config.json").get("dataset")
-        own_dataset = beside if beside in flags.DATASETS else "full"
+    own_dataset = checkpoints.read_config(path)["dataset"] if FLAGS.run_dir else checkpoints.dataset_of(path)
     dataset = FLAGS.dataset or own_dataset
     output = pathlib.Path(FLAGS.output or score_file(path, dataset, own_dataset))
     step = None

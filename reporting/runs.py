@@ -72,7 +72,7 @@ class Run:
         settings = paper.SETTINGS | {"momentum": models.REGISTRY[self.network].momentum}
         config = dict(self.config)
         if config.get("momentum") == 0:
-            config.pop("nesterov", None)  # It has no effect.
+            del config["nesterov"]  # It has no effect.
         differing = {key: value for key, value in config.items() if value != settings.get(key, False)}
         named = [f"{key}={value}" for key, value in differing.items() if key not in UNNAMED]
         return ", ".join([self.network, *named])

@@ -277,7 +277,9 @@ def op_error(kind, message):
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: make room"),
         (RuntimeError("cannot close (errno = 28, error message = 'No space left on device')"), "make room"),
         (path_error(errno.ENOENT, "/given/run/train"), "train.py: /given/run/train: No such file or directory\n"),
+        (path_error(errno.EACCES, "/given"), "/given: Permission denied"),
         (path_error(errno.EROFS, "runs/baseline"), "runs/baseline: Read-only file system"),
+        (path_error(errno.EACCES, os.path.expanduser("~/tensorflow_datasets/x")), "Permission denied"),
     ],
 )
 def test_errors_of_users_are_one_line(error, words, assert_one_line):
@@ -294,7 +296,7 @@ def test_errors_of_users_are_one_line(error, words, assert_one_line):
         ZeroDivisionError("division by zero"),
         op_error(tf.errors.InvalidArgumentError, "Incompatible shapes"),
         op_error(tf.errors.NotFoundError, "Key not found in checkpoint"),
-        op_error(tf.errors.CancelledError, "x"),
+        *(op_error(kind, "x") for kind in (tf.errors.CancelledError, tf.errors.UnavailableError)),
         OSError("h5py failed"),
         OSError(errno.EBADF, os.strerror(errno.EBADF)),
     ],

@@ -16,6 +16,7 @@ import models
 from models.layers import to_plain_keras
 from tiny_imagenet import locks
 from tiny_imagenet.errors import UserError
+from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 from training.files import replace_file
 from training.step import Trainer
 from training.summaries import EVENTS
@@ -84,6 +85,12 @@ def read_config(run_dir: pathlib.Path) -> dict:
         if key in config and (not isinstance(config[key], int) or config[key] < 1):
             raise UserError(f"{path} is damaged (it gives {key}={config[key]!r}): restore it, or give another run")
     return OLDER | config
+
+
+def dataset_of(file: pathlib.Path) -> str:
+    """Returns the dataset of the run that a file is in, beside its config.json; "full" if it is in none."""
+    dataset = read_json(file.parent / "config.json").get("dataset")
+    return dataset if dataset in {config.name for config in Builder.BUILDER_CONFIGS} else "full"
 
 
 def has_run(run_dir: pathlib.Path) -> bool:

@@ -93,9 +93,9 @@ def compress(
             unrounded.assign_add(kernel - quantize(unrounded, size))  # What the step added to the rounded kernel.
             kernel.assign(quantize(unrounded, size))
 
-    def check():
+    def means():
         try:
-            trainer.check()
+            return trainer.means()
         except UserError as error:
             raise UserError("fine-tuning diverged: start again with a lower --learning_rate") from error
 
@@ -106,14 +106,13 @@ def compress(
         trainer.train_step(*batch)
         apply_and_round()
         if step % 10 == 0:
-            check()
-            measured = trainer.means()
+            measured = means()
             epoch = 1 + (step - 1) * batch_size // len(train)
             progress.draw(step, epoch, float(trainer.learning_rate(step)), measured["loss"], measured["top_1"])
             trainer.reset_means()
             progress.restart(step)
     progress.close()
-    check()
+    means()
     path = run_dir / FILE
     try:
         weights.save(export.inference_model(model), path)

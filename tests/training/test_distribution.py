@@ -210,6 +210,7 @@ def test_run_on_two_devices(tmp_path, run_script, flags, expected):
     result = run_script(*program, *flags, "--distribute=mirrored", f"--run_dir={run_dir}", **NO_GPU)
     assert result.returncode == 0, result.stderr
     assert_same(losses(run_dir), expected)
+    assert (run_dir / "saved_model/saved_model.pb").exists()
     exported = keras.saving.load_model(run_dir / "model.keras")
     synchronized = [layer.synchronized for layer in exported.layers if hasattr(layer, "synchronized")]
     assert synchronized and not any(synchronized)
