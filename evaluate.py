@@ -52,9 +52,7 @@ def score_file(path: pathlib.Path, dataset: str, own_dataset: str) -> pathlib.Pa
 def check_writable(path: str | pathlib.Path) -> None:
     """Raises UserError if a file cannot be written, before scoring takes its time."""
     if os.path.isdir(path) or not os.access(os.path.dirname(path) or ".", os.W_OK):
-        raise UserError(
-            f"cannot write {path}: name a file in a folder that you can write to by --output or --predictions"
-        )
+        raise UserError(f"cannot write {path}: pass --output or --predictions with a file in a writable folder")
 
 
 def main(_) -> None:

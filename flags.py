@@ -23,7 +23,7 @@ PATHS = "archive csv data_dir mistakes out output predictions run_dir saved_mode
 
 
 def define_data_flags() -> None:
-    """Defines the flags of every program that reads the data set."""
+    """Defines the flags of every program that reads the dataset."""
     flags.DEFINE_string("data_dir", None, "Folder for the prepared data. Default: ~/tensorflow_datasets.")
     flags.DEFINE_string(
         "archive", None, "tiny-imagenet-200.zip, or its unpacked folder. By default, the archive is downloaded."
@@ -91,6 +91,8 @@ def define_train_flags() -> None:
 
     _check_all(["tflite", "export"], lambda v: not v["tflite"] or v["export"], "needs --export")
     _check("model", lambda value: value is not None, f"is required: one of {', '.join(models.REGISTRY)}")
+    plain = lambda value: value is None or not set("*?[") & set(value)  # noqa: E731
+    _check("run_dir", plain, "must not contain *, ? or [: TensorFlow takes the names of checkpoints for patterns")
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
     _check("weight_decay", lambda value: 0 <= value < FLOAT32_MAX, "must be at least 0 and finite in float32")
@@ -131,8 +133,8 @@ def define_evaluate_flags() -> None:
         "output",
         None,
         "File for the result. Default: evaluation.json in the run, evaluation_saved_model.json beside a SavedModel, or "
-        "evaluation_NAME.json beside a file. What differs from train.py's scores (split, images, seed, snapshots, "
-        "crops, dataset) is added to the name.",
+        "evaluation_NAME.json beside a file. The name includes settings (split, images, seed, snapshots, crops, "
+        "dataset) that differ from train.py's.",
     )
 
     _check_one_of("run_dir", "weights", "saved_model", "tflite")

@@ -37,10 +37,12 @@ TO_UPRIGHT = {
 
 
 def find_pictures(paths: Iterable[str]) -> list[pathlib.Path]:
-    """Lists each file that is named once and, in place of a folder, the pictures in it and below, if there are any."""
+    """Lists each file once. Replaces a folder by the pictures in it and its subfolders, if there are any."""
     found = []
     for path in map(pathlib.Path, paths):
-        within = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        # os.path asks without an error of its own for what may not be read.
+        below = path.rglob("*") if os.path.isdir(path) else ()
+        within = sorted(file for file in below if file.suffix.lower() in SUFFIXES and os.path.isfile(file))
         found += within or [path]
     return list(dict.fromkeys(found))
 
@@ -51,7 +53,7 @@ def read_picture(path: pathlib.Path) -> np.ndarray | str:
     Returns:
       (64, 64, 3) uint8, or why it cannot be read.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"holds no pictures ({', '.join(SUFFIXES)})"
     try:
         contents = path.read_bytes()

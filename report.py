@@ -19,15 +19,15 @@ from training import checkpoints, evaluation
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
-    """Writes the tables, but for those of snapshots and compression if there are none, and Figures 5 to 7."""
+    """Writes Figures 5 to 7 and the tables, and prints the tables but for that of the epochs."""
     groups = runs.group(found)
     printed = [of(groups) for of in (tables.table_3, tables.table_4, tables.snapshots, tables.compression)]
-    printed = [table for table in printed if table.rows]
     for table in (tables.epochs(groups), *printed):
         tables.write(table, out)
     figures.write(groups, out)
     for table in printed:
-        print(tables.terminal(table), end="\n\n")
+        if table.rows:
+            print(tables.terminal(table), end="\n\n")
 
 
 def analyse_mistakes(run_dir: pathlib.Path, out: pathlib.Path) -> None:

@@ -65,12 +65,11 @@ def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
     """Returns whether the run has done all of its steps, and is scored and exported as the flags ask."""
     size = input_pipeline.train_size(config["dataset"])
     num_steps = schedule.num_steps(config["num_epochs"], size, config["batch_size"])
-    time = checkpoints.read_json(run_dir / "time.json")
-    if time.get("finished_step") != num_steps:
+    if checkpoints.read_json(run_dir / "time.json").get("finished_step") != num_steps:
         return False
     if FLAGS.export:
         names = ["saved_model", "model.keras", *(["model_int8.tflite"] if FLAGS.tflite else [])]
-        if time.get("exported_step") != num_steps or not all((run_dir / name).exists() for name in names):
+        if not all((run_dir / name).exists() for name in names):
             return False
     scores = ["evaluation_ten_crop.json", "evaluation_train_ten_crop.json"] if FLAGS.final_scores else []
     return all(checkpoints.read_json(run_dir / name).get("step") == num_steps for name in scores)
@@ -134,7 +133,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
 
     if not done:  # A resumed run may have changed its length, which counts from its next checkpoint on.
         checkpoints.write_json(out_dir / "config.json", config)
-    provenance.record(out_dir, done, device)
+    devices = provenance.record(out_dir, done, device)
     classify = evaluation.classifier(model, data.mean_image)
     metrics = summaries.Metrics(out_dir / "metrics.csv", done)
     board = summaries.TensorBoard(out_dir, done)
@@ -149,13 +148,17 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         if saved.step == done and not others_wait:  # There is nothing to save.
             leave()
 
+    def go_on(signum, frame):
+        saved.restart_clock()
+        progress.restart(done)
+
     def leave():
         again = "again without --overwrite" if FLAGS.overwrite else "the same command again"
         progress.say(f"stopped after step {done}: start {again} to resume")
         sys.exit(128 + (stop or [signal.SIGTERM])[0])
 
     def time_of_steps():
-        return {"seconds": saved.seconds, "steps": done, "device": device}
+        return {"seconds": saved.seconds, "steps": done, "device": ", then ".join(devices)}
 
     def validate():
         scores = evaluation.score(classify, validation, show_bar=False)  # The training's own bar is there.
@@ -174,7 +177,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, ask_to_stop)
     if hasattr(signal, "SIGCONT"):  # It comes after a pause. Windows has none.
-        signal.signal(signal.SIGCONT, lambda *_: saved.restart_clock())
+        signal.signal(signal.SIGCONT, go_on)
 
     if done in epoch_ends:  # The checkpoint of an epoch's end is written before the epoch's validation.
         validate()
@@ -183,6 +186,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             training_split, FLAGS.batch_size, FLAGS.seed, done, num_steps, context, FLAGS.all_crops
         )
     )
+    saved.restart_clock()
     for images, which, labels in distribution.on_device(batches, strategy):
         if done == 0:
             board.start(run_dir.resolve().name, config, strategy.experimental_local_results(images)[0].numpy())
@@ -216,6 +220,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             checkpoints.write_json(out_dir / "config.json", config)
             saved.save()
             checkpoints.write_json(out_dir / "time.json", time_of_steps())
+            progress.restart(done)
         if stopped:
             leave()
         if epoch_ended:
@@ -250,9 +255,8 @@ def finish(model: keras.Model, data: input_pipeline.TinyImageNet, run_dir: pathl
         checkpoints.write_json(run_dir / f"{name}.json", result)
         how = "ten crops" if ten_crop else "centre crop"
         print(f"{split_name}, {how}: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}", flush=True)
-    exported = {"exported_step": step} if FLAGS.export else {}
     time = checkpoints.read_json(run_dir / "time.json")
-    checkpoints.write_json(run_dir / "time.json", time | {"finished_step": step} | exported)
+    checkpoints.write_json(run_dir / "time.json", time | {"finished_step": step})
     print_next_steps(run_dir)
 
 

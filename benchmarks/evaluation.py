@@ -20,7 +20,7 @@ from tiny_imagenet import crops
 from training import evaluation
 
 flags.DEFINE_multi_enum("model", list(models.REGISTRY), list(models.REGISTRY), "The networks; by default all.")
-flags.DEFINE_integer("batch_size", evaluation.BATCH_SIZE, "Images a batch.", lower_bound=1)
+flags.DEFINE_integer("batch_size", evaluation.BATCH_SIZE, "Images per batch.", lower_bound=1)
 flags.DEFINE_integer("batches", 3, "Batches to time, after one to warm up.", lower_bound=1)
 
 

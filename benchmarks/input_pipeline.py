@@ -28,7 +28,7 @@ WORKERS = os.cpu_count()
 
 define_data_flags()
 flags.DEFINE_enum("dataset", "full", DATASETS, "Tiny ImageNet, or pictures drawn by code.")
-flags.DEFINE_integer("batch_size", 256, "Images a batch.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 256, "Images per batch.", lower_bound=1)
 flags.DEFINE_float("seconds", 10.0, "How long each of the three is measured.", lower_bound=0.1)
 flags.DEFINE_integer("files", 20_000, "JPEG files to write, at most, for PyTorch to read.", lower_bound=1)
 
@@ -122,7 +122,7 @@ def main(_) -> None:
     print("| images/s | | tf.data / DataLoader |\n| --- | --- | --- |")
     print(f"| tf.data, this project | {ours:,.0f} | |", flush=True)
     if not importlib.util.find_spec("torch"):
-        print("\nPyTorch is not installed, so there is no peer: pip install torch")
+        print("\nPyTorch is not installed, so there is no comparison: pip install torch")
         return
 
     def compare(source: str, dataset: DecodedArray | JpegFiles) -> None:

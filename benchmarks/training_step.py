@@ -150,7 +150,7 @@ def main(_) -> None:
         print(measure(name, precision, batch), flush=True)
         keras.utils.clear_session()
     if not importlib.util.find_spec("torch"):
-        print("\nPyTorch is not installed, so there is no peer: pip install torch")
+        print("\nPyTorch is not installed, so there is no comparison: pip install torch")
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ class BatchNormalization(layers.BatchNormalization):
     The moving variance averages the unbiased batch variance, as in Keras 2 and PyTorch.
 
     What the kernel does not support falls back to Keras' own computation, whose moving variance averages the biased
-    batch variance: inputs that are not (N, H, W, C), float64, masks, batch renormalization, and statistics that are
-    synchronized over replicas.
+    batch variance: inputs that are not (N, H, W, C) with `axis=-1`, float64, masks, batch renormalization, statistics
+    that are synchronized over replicas, and layers without `center` or `scale`.
 
     Args:
       momentum: Momentum of the moving averages. The default is that of the paper's reference [11].

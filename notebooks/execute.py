@@ -1,4 +1,4 @@
-"""Executes the notebooks and keeps their outputs, but for log messages: python notebooks/execute.py"""
+"""Executes the notebooks and keeps their outputs, except log messages: python notebooks/execute.py"""
 
 import pathlib
 

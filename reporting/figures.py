@@ -52,7 +52,7 @@ def axes_of(xlabel: str, ylabel: str) -> Axes:
 
 
 def draw(axes: Axes, curves: list[Curve], **style: object) -> None:
-    """Draws the mean of curves, one a seed, with a band from the lowest to the highest; of no points, nothing."""
+    """Draws the mean over seeds, with a band from the lowest to the highest. Skips curves without points."""
     curves = [curve for curve in curves if len(curve[0])]
     if not curves:
         return
@@ -168,7 +168,7 @@ def contact_sheet(images: list[np.ndarray], titles: list[str], columns: int = 6)
 
 
 def confusion_figure(confusion: np.ndarray, wnids: list[str]) -> Figure:
-    """The share of each class's images that got each answer, by WordNet id, which puts related classes together.
+    """The share of each class's images predicted as each class, by WordNet id, which puts related classes together.
 
     Args:
       confusion: (C, C) ints; see `reporting.mistakes.confusion_matrix`.
@@ -179,7 +179,7 @@ def confusion_figure(confusion: np.ndarray, wnids: list[str]) -> Figure:
     figure = Figure(figsize=(4.5, 3.8), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares[np.ix_(order, order)], cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="none")
-    axes.set_xlabel("answer, by WordNet id")
-    axes.set_ylabel("label, by WordNet id")
-    figure.colorbar(image, label="share of the label's images")
+    axes.set_xlabel("predicted class, by WordNet id")
+    axes.set_ylabel("true class, by WordNet id")
+    figure.colorbar(image, label="share of the true class's images")
     return figure

@@ -22,9 +22,9 @@ LISTED = 50  # Rows of a long table in its .md file; its .csv file has all.
 PRINTED = 10
 
 
-def confusion_matrix(labels: np.ndarray, answers: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts the images of each class, a row, that got each answer, a column: (C, C) int64."""
-    return np.bincount(labels * num_classes + answers, minlength=num_classes**2).reshape(num_classes, num_classes)
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts the images of each class, a row, predicted as each class, a column: (C, C) int64."""
+    return np.bincount(labels * num_classes + predictions, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def confused_pairs(confusion: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ def class_accuracy(confusion: np.ndarray) -> np.ndarray:
 
 
 def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The indices of the misclassified images, the most confident answers first: (M,) int64."""
+    """The indices of the misclassified images, the most confident predictions first: (M,) int64."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
 
@@ -80,8 +80,8 @@ def ambiguous(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Confident learning assigns them to another class than their label. The label may be wrong or one of several that
     fit, or the network may be wrong: a person has to look. Confident learning expects an accurate network. If only a
-    quarter of the answers are right, the thresholds are so low that most labels look wrong. The margin must therefore
-    also be below -0.5: another class has more than half of the probability.
+    quarter of the predictions are right, the thresholds are so low that most labels look wrong. The margin must
+    therefore also be below -0.5: another class has more than half of the probability.
     """
     confident, margin = confident_classes(probabilities, labels), margins(probabilities, labels)
     found = np.flatnonzero((confident >= 0) & (confident != labels) & (margin < MARGIN))
@@ -116,20 +116,20 @@ def quintiles(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     order = np.lexsort((values, groups))
     sizes = np.bincount(groups)
     rank = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    fifths = np.empty(len(values), np.int64)
-    fifths[order] = 5 * rank // sizes[groups[order]]
-    return fifths
+    result = np.empty(len(values), np.int64)
+    result[order] = 5 * rank // sizes[groups[order]]
+    return result
 
 
 def detail_table(detail: np.ndarray, right: np.ndarray, ambiguous: np.ndarray, labels: np.ndarray) -> list[tables.Row]:
-    """Accuracy by the images' amount of detail, in fifths of all images and in fifths of each class.
+    """Accuracy by the images' amount of detail, in quintiles of all images and in quintiles of each class.
 
-    Classes differ both in detail and in difficulty. The fifths of each class all hold the same classes, which separates
-    the two.
+    Classes differ both in detail and in difficulty. The quintiles of each class all hold the same classes, which
+    separates the two.
 
     Args:
       detail: (N,) floats; see `detail`.
-      right: (N,) bools, whether the answer is the label.
+      right: (N,) bools, whether the prediction is the label.
       ambiguous: (N,) bools, whether the label may be ambiguous.
       labels: (N,) ints.
     """
@@ -139,10 +139,10 @@ def detail_table(detail: np.ndarray, right: np.ndarray, ambiguous: np.ndarray, l
 
     rows = []
     of_all, of_class = quintiles(detail, np.zeros_like(labels)), quintiles(detail, labels)
-    for fifth in range(5):
-        row = {"fifth by detail": f"{fifth + 1}{' (least)' if fifth == 0 else ' (most)' if fifth == 4 else ''}"}
-        for name, fifths in (("of all", of_all), ("of each class", of_class)):
-            chosen = fifths == fifth
+    for number in range(5):
+        row = {"quintile by detail": f"{number + 1}{' (least)' if number == 0 else ' (most)' if number == 4 else ''}"}
+        for name, quintile in (("of all", of_all), ("of each class", of_class)):
+            chosen = quintile == number
             row |= {f"images, {name}": int(chosen.sum()), f"top-1, {name}": percent(right, chosen)}
             row |= {f"ambiguous, {name}": percent(ambiguous, chosen)}
         rows.append(row)
@@ -155,7 +155,7 @@ def pair_rows(confusion: np.ndarray, wnids: list[str], words: list[str]) -> list
         {
             "class": words[a],
             "wnid": wnids[a],
-            "taken for": words[b],
+            "predicted as": words[b],
             "its wnid": wnids[b],
             "times": int(confusion[a, b]),
             "and the other way": int(confusion[b, a]),
@@ -174,7 +174,7 @@ def class_rows(confusion: np.ndarray, wnids: list[str], words: list[str]) -> lis
             "class": words[label],
             "images": int(confusion[label].sum()),
             "top-1": 100 * float(accuracy[label]),
-            "most often taken for": words[wrong[label].argmax()] if wrong[label].any() else None,
+            "most often predicted as": words[wrong[label].argmax()] if wrong[label].any() else None,
             "times": int(wrong[label].max()),
         }
         for label in np.argsort(-accuracy, kind="stable").tolist()
@@ -199,10 +199,10 @@ def write(
       ten_crop: The probabilities by ten crops, (N, C): they decide what is ambiguous, as they depend less on the crop.
       out: The folder.
     """
-    labels, answers = split.labels, centre_crop.argmax(axis=1)
+    labels, predictions = split.labels, centre_crop.argmax(axis=1)
     words = [word.split(",")[0] for word in words]  # The first of each class's synonyms.
     details = detail(split.images)
-    confusion = confusion_matrix(labels, answers, len(wnids))
+    confusion = confusion_matrix(labels, predictions, len(wnids))
 
     with (out / "confusion.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -210,9 +210,9 @@ def write(
         writer.writerows([wnid, *row] for wnid, row in zip(wnids, confusion.tolist(), strict=True))
     figures.confusion_figure(confusion, wnids).savefig(out / "confusion.png")
 
-    pairs = Table("confused_pairs", "Classes most often taken for each other", pair_rows(confusion, wnids, words))
+    pairs = Table("confused_pairs", "Classes most often confused with each other", pair_rows(confusion, wnids, words))
+    tables.write(pairs, out, LISTED)
     if pairs.rows:
-        tables.write(pairs, out, LISTED)
         print(tables.terminal(pairs, PRINTED), end="\n\n")
     tables.write(Table("classes", "Classes", class_rows(confusion, wnids, words), "Top-1 in percent."), out)
 
@@ -231,9 +231,10 @@ def write(
             }
             for i in chosen.tolist()
         ]
-        if not rows:
-            return
         tables.write(Table(name, name, rows), out, LISTED)
+        if not rows:
+            (out / f"{sheet}.png").unlink(missing_ok=True)
+            return
         titles = [
             f"{words[labels[i]][:20]}\n{words[others[i]][:20]} {probabilities[i, others[i]]:.0%}"
             for i in chosen[:SHOWN]
@@ -241,12 +242,12 @@ def write(
         figures.contact_sheet([split.images[i] for i in chosen[:SHOWN]], titles).savefig(out / f"{sheet}.png")
 
     wrong = confident_mistakes(centre_crop, labels)
-    write_images("mistakes", "figure_8", wrong, centre_crop, answers)
+    write_images("mistakes", "figure_8", wrong, centre_crop, predictions)
     unclear = ambiguous(ten_crop, labels)
     write_images("ambiguous", "ambiguous", unclear, ten_crop, confident_classes(ten_crop, labels))
-    rows = detail_table(details, answers == labels, np.isin(np.arange(len(labels)), unclear), labels)
+    rows = detail_table(details, predictions == labels, np.isin(np.arange(len(labels)), unclear), labels)
     note = "Top-1 and possibly ambiguous labels in percent; detail is the variance of the Laplacian."
     by_detail = Table("detail", "Accuracy by detail", rows, note)
     tables.write(by_detail, out)
     print(tables.terminal(by_detail), end="\n\n")
-    print(f"{len(wrong):,} of {len(labels):,} answers are wrong; {len(unclear):,} labels are possibly ambiguous")
+    print(f"{len(wrong):,} of {len(labels):,} predictions are wrong; {len(unclear):,} labels are possibly ambiguous")

@@ -120,10 +120,13 @@ def epochs(groups: list[Group]) -> Table:
     """Figure 6 in numbers: the validation top-1 by the centre crop after each epoch, a column for each group."""
     rows = [{"epoch": epoch} for epoch in range(1, 1 + max(group.config["num_epochs"] for group in groups))]
     for group in groups:
-        curves = [100 * run.validation["validation_top_1"] for run in group.shown]
+        curves = [
+            dict(zip(run.validation["epoch"], 100 * run.validation["validation_top_1"], strict=True))
+            for run in group.shown
+        ]
         for row in rows:
-            done = (float(curve[row["epoch"] - 1]) if row["epoch"] <= len(curve) else None for curve in curves)
-            row[group.label] = over_seeds(done)
+            top_1 = [curve.get(row["epoch"]) for curve in curves]
+            row[group.label] = over_seeds(None if value is None else float(value) for value in top_1)
     note = "Validation top-1 in percent after each epoch, by the centre crop, in the precision of the training."
     return Table("epochs", "Validation by epoch", rows, note + several_seeds(groups))
 
@@ -156,7 +159,8 @@ def table_4(groups: list[Group]) -> Table:
                 "note": "" if group.finished else "not finished",
             }
         )
-    note = "Hours are of training alone, without validation, at the speed shown. The paper's are of a GPU of 2017."
+    note = "Parameters include auxiliary classifiers, multiply-adds do not. Hours are of training alone, without "
+    note += "validation, at the speed shown. The paper's are of a GPU of 2017."
     return Table("table_4", "Table 4: size and time", rows, note)
 
 
@@ -168,7 +172,7 @@ def of_own_data(run: Run, result: dict | None) -> bool:
 
 
 def snapshots(groups: list[Group]) -> Table:
-    """What averaging the softmax over the ends of the last cycles adds to the last weights' top-1."""
+    """What averaging the softmax over the last cycles' snapshots adds to the last weights' top-1."""
     rows = []
     for group in groups:
         names = {name for run in group.finished for name in run.evaluations if name.startswith("evaluation_snapshots_")}
@@ -190,7 +194,7 @@ def snapshots(groups: list[Group]) -> Table:
                     "added": None if last is None else mean(averaged) - mean(last),
                 }
             )
-    note = "Validation top-1 in percent, of the last weights and of the mean softmax over the ends of the last cycles."
+    note = "Validation top-1 in percent, of the last weights and of the mean softmax over the last cycles' snapshots."
     return Table("snapshots", "What snapshots add", rows, note + several_seeds(groups))
 
 
@@ -250,7 +254,11 @@ def plain(rows: list[Row]) -> list[dict[str, str]]:
 
 
 def write(table: Table, out: pathlib.Path, listed: int | None = None) -> None:
-    """Writes a table as NAME.csv and, its first `listed` rows, as NAME.md."""
+    """Writes a table as NAME.csv and, its first `listed` rows, as NAME.md; removes both if it has no rows."""
+    if not table.rows:
+        for suffix in ("csv", "md"):
+            (out / f"{table.name}.{suffix}").unlink(missing_ok=True)
+        return
     lines = plain(table.rows)
     with (out / f"{table.name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, lines[0], lineterminator="\n")

@@ -16,7 +16,9 @@ from tiny_imagenet import tiny_imagenet_dataset_builder
 from training import export
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md"), *ROOT.glob("tiny_imagenet/*.md")]
+PAGES = [*ROOT.glob("*.md")]
+for folder in ("docs", "results", "weights", "tiny_imagenet", "notebooks"):
+    PAGES += ROOT.glob(f"{folder}/*.md")
 PROGRAMS = ("train", "evaluate", "predict", "report")
 
 

@@ -214,7 +214,9 @@ def test_sample_of_the_training_images(tmp_path, run_main, synthetic_run, synthe
         scores.append(json.loads(output.read_text()))
     assert (scores[0]["split"], scores[0]["images"]) == ("train", 300)
     assert scores[0] == scores[1] and scores[0]["cross_entropy"] != scores[2]["cross_entropy"]
-    lines = (tmp_path / "0.txt").read_text().splitlines()
+    result = run_main("evaluate.py", *flags, f"--output={tmp_path / '0.json'}", "--predictions=-")
+    assert result.stdout == (tmp_path / "0.txt").read_text()
+    lines = result.stdout.splitlines()
     predicted = dict(line.split() for line in lines)
     assert len(predicted) == 300
     labels = np.load(next(synthetic_data_dir.rglob("train_labels.npy")))
@@ -224,10 +226,13 @@ def test_sample_of_the_training_images(tmp_path, run_main, synthetic_run, synthe
     assert scores[0]["top_1"] == pytest.approx(right)
 
 
-def test_all_training_images_are_not_taken_for_the_sample(two_cycles, run_main, data_flags):
+def test_scores_of_other_images_have_a_file_of_their_own(two_cycles, run_main, data_flags):
     path, _ = two_cycles
     assert run_main("evaluate.py", *data_flags, f"--run_dir={path}", "--split=train").returncode == 0
     assert json.loads((path / "evaluation_train_images_all.json").read_text())["images"] == 4000
+    few = ["--split=train", "--images=300", "--seed=1"]
+    assert run_main("evaluate.py", *data_flags, f"--run_dir={path}", *few).returncode == 0
+    assert json.loads((path / "evaluation_train_images_300_seed_1.json").read_text())["images"] == 300
 
 
 def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags):
@@ -253,6 +258,7 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags
         (1, [f"--run_dir={synthetic_run}", f"--output={tmp_path}"], [f"cannot write {tmp_path}", "--output"]),
         (1, [f"--run_dir={synthetic_run}", f"--predictions={tmp_path}/no/such"], ["cannot write", "no/such"]),
         (1, [f"--run_dir={synthetic_run}", "--snapshots=2"], ["holds the end of 1 cycle", "--snapshots=2"]),
+        (1, [f"--run_dir={synthetic_run}", "--archive=x.zip"], ["remove archive=x.zip"]),
         (1, ["--weights=x.weights.h5", "--model=baseline", "--dataset=synthetic"], ["x.weights.h5 does not exist"]),
         (2, [f"--saved_model={tmp_path / 'empty'}", "--ten_crop"], ["evaluate.py: ", "--run_dir"]),
         (2, ["--weights=x.weights.h5"], ["needs --model"]),

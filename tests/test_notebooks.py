@@ -193,8 +193,8 @@ def test_data_and_mistakes(synthetic_run, synthetic_data_dir, tmp_path):
     assert all(float(best) >= float(worst) for _, best, _, worst in rows)
     assert len(re.findall(r"^ +\d+ times: .+ and .+$", text, re.MULTILINE)) == 10
     found = int(re.search(r"^([\d,]+) of 1,000 labels are possibly ambiguous$", text, re.MULTILINE)[1])
-    fifths = re.findall(r"^fifth \d.*? +([\d.]+) +([\d.]+)$", text, re.MULTILINE)
-    for column in zip(*fifths, strict=True):  # Each fifth has as many images.
+    quintiles = re.findall(r"^quintile \d.*? +([\d.]+) +([\d.]+)$", text, re.MULTILINE)
+    for column in zip(*quintiles, strict=True):  # Each quintile has as many images.
         assert sum(map(float, column)) / 5 == pytest.approx(100 * scores["top_1"], abs=0.01)
     assert figures(notebook) == 5 + (found > 0)
 

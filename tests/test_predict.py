@@ -94,15 +94,17 @@ def test_a_folder_to_a_table(run_main, folder, synthetic_run, validation, oracle
 def test_what_is_no_picture_does_not_stop_the_others(run_main, folder, synthetic_run, tmp_path):
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a JPEG")
     (tmp_path / "empty").mkdir()
-    named = [folder / "notes.txt", folder, tmp_path / "nosuch.png", tmp_path / "empty"]
+    long = tmp_path / ("x" * 300)
+    named = [folder / "notes.txt", folder, tmp_path / "nosuch.png", tmp_path / "empty", long]
     result = run_main("predict.py", f"--run_dir={synthetic_run}", f"--csv={tmp_path / 'out.csv'}", *named)
-    assert result.returncode == 1 and "7 of 11 pictures" in result.stdout
+    assert result.returncode == 1 and "7 of 12 pictures" in result.stdout
     lines = result.stderr.splitlines()
     assert [line.split(": ")[:2] for line in lines] == [
         ["predict.py", str(path)]
-        for path in (folder / "notes.txt", folder / "broken.jpg", tmp_path / "nosuch.png", tmp_path / "empty")
+        for path in (folder / "notes.txt", folder / "broken.jpg", tmp_path / "nosuch.png", tmp_path / "empty", long)
     ]
-    for line, reason in zip(lines, ("not a picture", "not a picture", "No such file", "no pictures"), strict=True):
+    reasons = ("not a picture", "not a picture", "No such file", "no pictures", "File name too long")
+    for line, reason in zip(lines, reasons, strict=True):
         assert reason in line
     assert len(read_csv(tmp_path / "out.csv")) == 7
 
@@ -163,7 +165,7 @@ def test_shipped_weights(run_main, folder, tmp_path, monkeypatch, validation):
     path = tmp_path / "squeezenet.weights.h5"
     weights.save(model, path)
     squeezenet = {"sha256": weights.checksum(path), "ten_crop_top_1": 0.5}
-    index = {"squeezenet": squeezenet, "vgg16": {"ten_crop_top_1": 0.4}}
+    index = {"vgg16": {"ten_crop_top_1": 0.4}, "squeezenet": squeezenet}
     (tmp_path / "index.json").write_text(json.dumps(index))
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
 

@@ -36,6 +36,7 @@ def test_reports_beside_the_runs(run_main, write_run, tmp_path):
         else:
             assert matplotlib.image.imread(out / name).shape[1] == 1020  # 3.4 inches.
     first = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "snapshots.md").write_text("of an earlier report")
 
     again = run_main("report.py", f"--runs={tmp_path}/[abr]*")  # With the report itself.
 
@@ -78,7 +79,7 @@ def test_mistakes_of_a_run(run_main, synthetic_run, synthetic_data_dir, tmp_path
     assert np.mean([float(row["top-1"]) for row in read_csv(out / "classes.csv")]) == pytest.approx(100 * top_1)
     wrong = read_csv(out / "mistakes.csv")
     assert len(wrong) == 1000 - confusion.trace() and all(row["label"] != row["other"] for row in wrong)
-    assert f"{len(wrong):,} of 1,000 answers are wrong" in result.stdout
+    assert f"{len(wrong):,} of 1,000 predictions are wrong" in result.stdout
     shares = [float(row["the other's probability"]) for row in wrong]
     assert shares == sorted(shares, reverse=True)
     both = [int(row["both"]) for row in read_csv(out / "confused_pairs.csv")]
@@ -88,7 +89,7 @@ def test_mistakes_of_a_run(run_main, synthetic_run, synthetic_data_dir, tmp_path
         assert matplotlib.image.imread(out / name).std() > 0.05
 
 
-def test_refusals(run_main, assert_one_line, write_run, tmp_path):
+def test_refusals(run_main, assert_one_line, write_run, synthetic_run, tmp_path):
     run = write_run()
     (tmp_path / "empty").mkdir()
     mistakes = [
@@ -96,6 +97,7 @@ def test_refusals(run_main, assert_one_line, write_run, tmp_path):
         ([f"--runs={run}", f"--out={run}/config.json"], ["config.json"]),
         ([f"--mistakes={run}"], [str(run), "train first"]),
         ([f"--mistakes={tmp_path}/empty"], ["is not a run"]),
+        ([f"--mistakes={synthetic_run}", "--archive=x.zip"], ["remove archive=x.zip"]),
     ]
     for arguments, words in mistakes:
         assert_one_line(run_main("report.py", *arguments), 1, "report.py: ", *words)

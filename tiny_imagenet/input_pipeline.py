@@ -1,4 +1,4 @@
-"""Loads the data set and makes batches from it.
+"""Loads the dataset and makes batches from it.
 
 The JPEGs are decoded once, into memory-mapped arrays, and read by index. A training batch depends only on the seed and
 the step, so a run can resume at any step without other state.
@@ -36,7 +36,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class TinyImageNet:
-    """The data set.
+    """The dataset.
 
     Attributes:
       splits: "train", "validation" and "test"; all labels of the last are -1.
@@ -52,7 +52,7 @@ class TinyImageNet:
 
 
 def load(dataset: str = "full", data_dir: str | None = None, archive: str | None = None) -> TinyImageNet:
-    """Loads the data set, and prepares it first if needed: downloads the archive, writes TFDS' shards, decodes them.
+    """Loads the dataset, and prepares it first if needed: downloads the archive, writes TFDS' shards, decodes them.
 
     Args:
       dataset: The builder's configuration, "full" or "synthetic".
@@ -87,7 +87,7 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
 
 
 def train_size(dataset: str) -> int:
-    """Returns the number of training images of a data set that need not be prepared yet."""
+    """Returns the number of training images of a dataset that need not be prepared yet."""
     (config,) = (config for config in Builder.BUILDER_CONFIGS if config.name == dataset)
     return config.num_classes * config.train_per_class
 
@@ -120,16 +120,17 @@ def train_batches(
 
     Args:
       split: The images to draw from.
-      batch_size: N, the number of images per step.
+      batch_size: The number of images per step.
       seed: Seed of the order of the images and of their crops.
       start: The step of the first batch.
       stop: The step after the last batch.
-      context: The replicas that the batches are for. Each replica gets its own N / replicas images of every step, one
+      context: The replicas that the batches are for. Each replica gets its own part of every step's images, one
         replica after the other; no other images are read.
-      all_crops: Whether a batch holds all ten crops of each image, 10N in place of N, not one that is drawn at random.
+      all_crops: Whether a batch holds all ten crops of each image instead of one at random.
 
     Returns:
-      A dataset of crops (N, 56, 56, 3) uint8, their numbers from 0 to 9 (N,) int64, and labels (N,) int64.
+      A dataset of crops (N, 56, 56, 3) uint8, their numbers from 0 to 9 (N,) int64, and labels (N,) int64, where N is
+      batch_size / replicas, and ten times that with `all_crops`.
     """
     context = context or tf.distribute.InputContext()
     replicas = context.num_replicas_in_sync // context.num_input_pipelines  # Fed by this pipeline.

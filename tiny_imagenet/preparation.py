@@ -1,4 +1,4 @@
-"""Prepares the data set once and reads it: TFDS' shards, and decoded arrays beside them.
+"""Prepares the dataset once and reads it: TFDS' shards, and decoded arrays beside them.
 
 Preparation is crash-safe: a folder gets its final name only when it is complete, one process prepares at a time, and
 the next one removes what a killed process left behind.

@@ -21,6 +21,7 @@ from training.files import replace_file
 from training.step import Trainer
 from training.summaries import EVENTS
 
+DATASETS = {config.name for config in Builder.BUILDER_CONFIGS}
 MAX_TO_KEEP = 2
 WRITTEN = (
     "checkpoints",
@@ -40,7 +41,11 @@ WRITTEN = (
     "config.json",
 )
 """The content of a run directory. Without config.json, the last, the rest belongs to another program."""
+SAVED_MODEL = ("saved_model/*.pb", "saved_model/variables/variables.*")
+SAVED_MODEL_FOLDERS = ("saved_model/variables", "saved_model/assets", "saved_model")
 OUTDATED = (
+    *SAVED_MODEL,
+    "model.keras",
     "model.tflite",
     "model_int8.tflite",
     "compressed.weights.h5",
@@ -48,9 +53,9 @@ OUTDATED = (
     "evaluation_compressed*.json",
     "evaluation_saved_model*.json",
 )
-"""What training a finished run on leaves behind, without a record of its step."""
+"""Files that training makes outdated. They do not record their step."""
 OLDER = {"nesterov": False, "all_crops": False, "sync_batch_norm": True}
-"""What runs did whose config.json does not say, as their version had no such flag."""
+"""Values of flags that older versions of config.json lack."""
 CHECKPOINTS = (
     "checkpoints/checkpoint",
     "checkpoints/ckpt-*",
@@ -74,23 +79,26 @@ def read_config(run_dir: pathlib.Path) -> dict:
     """
     path = run_dir / "config.json"
     if not path.exists():
-        raise UserError(f"{run_dir} is not a run: it has no config.json; give a --run_dir that train.py wrote")
+        raise UserError(f"{run_dir} is not a run: it has no config.json; pass a --run_dir that train.py wrote")
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): restore it, or give another run") from error
-    if not isinstance(config, dict) or config.get("model") not in models.REGISTRY or "dataset" not in config:
-        raise UserError(f"{path} is damaged (it names no model or no dataset): restore it, or give another run")
+        raise UserError(f"{path} is damaged ({error}): restore it, or pass another --run_dir") from error
+    remedy = "restore it, or pass another --run_dir"
+    if not isinstance(config, dict) or config.get("model") not in models.REGISTRY:
+        raise UserError(f"{path} is damaged (it names no known model): {remedy}")
+    if config.get("dataset") not in DATASETS:
+        raise UserError(f"{path} is damaged (it names no known dataset): {remedy}")
     for key in ("num_epochs", "num_cycles"):
         if key in config and (not isinstance(config[key], int) or config[key] < 1):
-            raise UserError(f"{path} is damaged (it gives {key}={config[key]!r}): restore it, or give another run")
+            raise UserError(f"{path} is damaged (it gives {key}={config[key]!r}): {remedy}")
     return OLDER | config
 
 
 def dataset_of(file: pathlib.Path) -> str:
     """Returns the dataset of the run that a file is in, beside its config.json; "full" if it is in none."""
     dataset = read_json(file.parent / "config.json").get("dataset")
-    return dataset if dataset in {config.name for config in Builder.BUILDER_CONFIGS} else "full"
+    return dataset if dataset in DATASETS else "full"
 
 
 def has_run(run_dir: pathlib.Path) -> bool:
@@ -118,10 +126,10 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         return
     if not has_run(run_dir):
         if (run_dir / "time.json").exists():
-            raise UserError(f"{run_dir} holds a run without checkpoints: add --overwrite, or choose another --run_dir")
+            raise UserError(f"{run_dir} holds a run without checkpoints: add --overwrite, or pass another --run_dir")
         return
     if not resume:
-        raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or choose another --run_dir")
+        raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or pass another --run_dir")
     if "num_epochs" in config and config["num_epochs"] > kept.get("num_epochs", config["num_epochs"]):
         # The learning rate depends on both numbers, by the length of a cycle.
         epochs, cycles = kept["num_epochs"], kept["num_cycles"]
@@ -135,7 +143,7 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
     differing = [f"{key}={kept.get(key)}, not {value}" for key, value in config.items() if kept.get(key) != value]
     if differing:
         raise UserError(
-            f"{run_dir} holds a run with {'; '.join(differing)}: use the same flags, or choose another --run_dir"
+            f"{run_dir} holds a run with {'; '.join(differing)}: use the same flags, or pass another --run_dir"
         )
 
 
@@ -146,10 +154,10 @@ def _read_own_config(run_dir: pathlib.Path) -> dict | None:
       UserError: if it is a file, or if it holds files of another program.
     """
     if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file: choose another --run_dir")
+        raise UserError(f"{run_dir} is a file: pass another --run_dir")
     if not (run_dir / "config.json").exists():
         for path in (path for name in WRITTEN for path in run_dir.glob(name)):
-            raise UserError(f"{path} was not written by a run of this project: choose another --run_dir")
+            raise UserError(f"{path} was not written by a run of this project: pass another --run_dir")
         return None
     return read_config(run_dir)
 
@@ -173,22 +181,25 @@ def remove_run(run_dir: pathlib.Path) -> None:
         return
     _clear(run_dir / "checkpoints")
     shutil.rmtree(run_dir / "saved_model.partial", ignore_errors=True)
-    saved_model = ("saved_model/*.pb", "saved_model/variables/variables.*")
-    for pattern in (*CHECKPOINTS, *saved_model, f"train/{EVENTS}", f"validation/{EVENTS}", "partial.*", *WRITTEN):
+    for pattern in (*CHECKPOINTS, *SAVED_MODEL, f"train/{EVENTS}", f"validation/{EVENTS}", "partial.*", *WRITTEN):
         for path in run_dir.glob(pattern):
             if path.is_file():
                 path.unlink()
-    folders = "checkpoints/cycles checkpoints train validation saved_model/variables saved_model/assets saved_model"
-    for folder in folders.split():
+    _remove_empty(run_dir, "checkpoints/cycles", "checkpoints", "train", "validation", *SAVED_MODEL_FOLDERS)
+
+
+def _remove_empty(run_dir: pathlib.Path, *folders: str) -> None:
+    for folder in folders:
         with contextlib.suppress(OSError):  # It holds other files, or does not exist.
             (run_dir / folder).rmdir()
 
 
 def remove_outdated(run_dir: pathlib.Path) -> None:
-    """Removes the files that were made from a trained network on request, and their scores, as it is trained on."""
+    """Removes exported networks and their scores before a run is trained further."""
     for pattern in OUTDATED:
         for path in run_dir.glob(pattern):
             path.unlink()
+    _remove_empty(run_dir, *SAVED_MODEL_FOLDERS)
 
 
 @contextlib.contextmanager
@@ -203,7 +214,7 @@ def lock(run_dir: pathlib.Path) -> Iterator[None]:
     """
 
     def refuse():
-        raise UserError(f"another process is writing to {run_dir}: wait until it ends, or give another --run_dir")
+        raise UserError(f"another process is writing to {run_dir}: wait until it ends, or pass another --run_dir")
 
     run_dir.mkdir(parents=True, exist_ok=True)
     with locks.lock(run_dir / ".lock", refuse):
@@ -318,7 +329,7 @@ def load_weights(model: keras.Model, path: str) -> None:
     try:
         tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
     except DAMAGED as error:
-        raise UserError(f"checkpoint {path} is damaged, or of another network: give another --run_dir") from error
+        raise UserError(f"checkpoint {path} is damaged, or of another network: pass another --run_dir") from error
 
 
 def last_cycles(run_dir: pathlib.Path, count: int) -> list[str]:
@@ -355,7 +366,7 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
         except (UserError, *DAMAGED) as error:
             problem = f"checkpoint {path} is damaged, or of another network"
             if older == len(steps):
-                raise UserError(f"{problem}: choose another --run_dir") from error
+                raise UserError(f"{problem}: pass another --run_dir") from error
             print(f"{problem}: trying the one of step {steps[older]}", file=sys.stderr, flush=True)
         else:
             return step

@@ -53,7 +53,7 @@ def compress(
 
     Args:
       run_dir: The run, from whose newest checkpoint it starts.
-      data: The data set of the run.
+      data: The dataset of the run.
       num_epochs: The number of epochs of fine-tuning; with 0, the kernels are only rounded.
       learning_rate: The learning rate at the start.
 
@@ -118,6 +118,8 @@ def compress(
         weights.save(export.inference_model(model), path)
     except ValueError as error:
         raise UserError(str(error)) from error
+    for scores in run_dir.glob("evaluation_compressed*.json"):  # Of the file before.
+        scores.unlink()
     return path
 
 

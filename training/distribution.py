@@ -35,10 +35,10 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
             raise UserError("--distribute=multi_worker needs the variable TF_CONFIG: see docs/distributed.md")
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
-        except tf.errors.OpError as error:
-            reason = error.message.splitlines()[0]
+        except (ValueError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0]
             raise UserError(
-                f"cannot connect the workers that TF_CONFIG names ({reason}): check its addresses and indices"
+                f"cannot connect the workers that TF_CONFIG names ({reason}): check its addresses, task and indices"
             ) from error
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")

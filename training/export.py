@@ -1,4 +1,4 @@
-"""The exported network: a SavedModel, a Keras model and TFLite files, each of them whole."""
+"""The exported network: a SavedModel, a Keras model and TFLite files, each of them self-contained."""
 
 import json
 import pathlib
@@ -30,7 +30,7 @@ def inference_model(model: keras.Model) -> keras.Model:
 def whole_model(network: keras.Model, mean_image: np.ndarray) -> keras.Model:
     """Copies a network into a model from raw images to probabilities, of Keras' own layers alone.
 
-    The network's layers keep their names, and stand in the model itself, not in a model inside it. Before them are
+    The network's layers keep their names, and are not nested in a submodel. Before them are
     "images" (the input), "centre_crop" and "normalization", after them "probabilities".
 
     Args:
@@ -148,7 +148,7 @@ def load_weights(name: str | None, path: str) -> keras.Model:
     try:
         return models.build(name or weights.best(), weights=path)
     except ValueError as error:
-        raise UserError(f"{error}; a run of your own goes in --run_dir") from error
+        raise UserError(f"{error}; to use a run of your own, pass --run_dir") from error
 
 
 def load_keras(run_dir: pathlib.Path) -> keras.Model:

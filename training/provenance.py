@@ -26,7 +26,7 @@ def commit() -> str | None:
         return None
 
 
-def record(run_dir: pathlib.Path, step: int, device: str) -> None:
+def record(run_dir: pathlib.Path, step: int, device: str) -> list[str]:
     """Adds a start of the run to the list "starts" in provenance.json.
 
     Earlier starts stay in the list if the run keeps steps of theirs.
@@ -35,6 +35,9 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> None:
       run_dir: The run directory.
       step: The number of steps already done.
       device: A name of the devices.
+
+    Returns:
+      The devices of all starts in the list, each once, in their order.
     """
     path = run_dir / FILE
     try:
@@ -52,3 +55,4 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> None:
         "device": device,
     }
     checkpoints.write_json(path, {"starts": [*starts, start]})
+    return list(dict.fromkeys(start.get("device") or device for start in [*starts, start]))

@@ -60,13 +60,10 @@ class Trainer(tf.Module):
       optimizer: SGD, wrapped in Keras' `LossScaleOptimizer` where activations are float16.
       step: The number of steps done, int64.
       skipped: The number of steps that changed nothing, as their gradients overflowed float16, int64.
-      totals: Sums since the last `reset_means`, float64: of loss, cross-entropy, top-1 and global norm over the steps
-        that were not skipped, of these steps, and of all steps.
+      totals: (6,) float64, since the last `reset_means`: the sums of loss, cross-entropy, top-1 and global norm over
+        the steps that were not skipped, the number of these steps, and the number of all steps.
       diverged: The first step, not skipped, with a loss or global norm that is not finite; 0 if there is none, int64.
       not_finite: The number of successive steps, up to the last, whose loss itself was not finite, int64.
-
-    Raises:
-      ValueError: if `jit_compile` is set and there are several replicas.
     """
 
     def __init__(
@@ -108,8 +105,6 @@ class Trainer(tf.Module):
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = sync_batch_norm and self._strategy.num_replicas_in_sync > 1
         if jit_compile:
-            if self._strategy.num_replicas_in_sync > 1:
-                raise ValueError("jit_compile needs a single replica")
             self._replica_step = tf.function(self._replica_step, jit_compile=True)
 
     @property
@@ -209,11 +204,13 @@ class Trainer(tf.Module):
         """Raises UserError if training has diverged."""
         remedy = "start again with --overwrite or another --run_dir, and a lower --learning_rate or --clip_norm"
         if self.diverged > 0:
-            raise UserError(f"the loss became NaN at step {self.diverged.numpy()}; {remedy}")
+            raise UserError(
+                f"the loss or its gradients became NaN or infinite at step {self.diverged.numpy()}; {remedy}"
+            )
         *_, count, steps = self.totals.numpy().tolist()
         if self.not_finite >= MAX_NOT_FINITE:
             first = self.step.numpy() - self.not_finite.numpy() + 1
-            raise UserError(f"the loss became NaN at step {first}; {remedy}, or --precision=float32")
+            raise UserError(f"the loss became NaN or infinite at step {first}; {remedy}, or --precision=float32")
         if self.loss_scale < 1 or (steps >= MAX_SKIPPED and not count):
             skipped = f"{self.skipped.numpy()} of {self.step.numpy()} steps were skipped"
             raise UserError(f"the gradients overflow float16, {skipped}; {remedy}, or --precision=float32")

@@ -45,7 +45,7 @@ class Metrics:
           UserError: if the file is damaged.
         """
         header = ",".join(FIELDS)
-        self._rows = []
+        self._rows, self._first = [], step
         if path.exists():
             first, *rows = path.read_text(errors="replace").split("\n")
             whole = [row.split(",") for row in rows[:-1]]  # The text after the last newline is an incomplete row.
@@ -53,6 +53,7 @@ class Metrics:
                 raise UserError(f"{path} is damaged or of another version: restore it, or choose another --run_dir")
             rows = [dict(zip(FIELDS, row, strict=True)) for row in whole]
             self._rows = [row for row in rows if int(row["step"]) < step or int(row["step"]) == step and row["loss"]]
+            self._first = 0
         with replace_file(path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
@@ -66,7 +67,7 @@ class Metrics:
 
     def epoch_means(self, epoch: int) -> dict[str, float]:
         """Returns the mean loss and top-1 over an epoch's training steps; NaN if it has no row."""
-        sums, last = {"loss": 0.0, "top_1": 0.0}, 0
+        sums, last = {"loss": 0.0, "top_1": 0.0}, self._first
         count = 0
         for row in (row for row in self._rows if row.get("loss")):
             steps, last = int(row["step"]) - last, int(row["step"])

@@ -124,6 +124,31 @@ def test_sizes_of_the_images_inside():
     ]
 
 
+def test_pools():
+    """Class, size and strides: the paper's Tables 1 and 2; for GoogLeNet, those of the code that it builds on."""
+
+    def pools(name):
+        layers = [layer for layer in build(name, training=True).layers if hasattr(layer, "pool_size")]
+        return [(type(layer).__name__[:3], layer.pool_size[0], layer.strides[0], layer.padding) for layer in layers]
+
+    assert pools("baseline") == [("Max", 2, 2, "valid")]
+    assert pools("alexnet") == [("Max", 2, 2, "valid")] * 3
+    assert pools("resnet20") == []
+    googlenet = pools("googlenet")
+    assert googlenet.count(("Max", 3, 1, "same")) == 9  # One in each inception module.
+    assert googlenet.count(("Max", 3, 2, "same")) == 3
+    assert [pool for pool in googlenet if pool[0] == "Ave"] == [("Ave", 5, 3, "valid")] * 2
+    assert len(googlenet) == 14
+
+
+@pytest.mark.parametrize("name", ["baseline", "alexnet"])
+def test_hidden_layers_are_rectified(name):
+    """Where no batch normalization with its own ReLU follows."""
+    layers = [layer for layer in build(name).layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
+    *hidden, logits = [layer.activation.__name__ for layer in layers]
+    assert set(hidden) == {"relu"} and logits == "linear"
+
+
 def test_resnet20_has_20_convolutions_and_3_projections():
     layers = build("resnet20").layers
     convolutions = [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]

@@ -58,10 +58,11 @@ def test_figure_7_is_the_cross_entropy_and_not_the_loss(write_run):
 
 def test_figure_5_has_a_line_for_each_schedule(write_run, tmp_path):
     write_run("a")
-    write_run("b", model="alexnet")
+    write_run("b", model="alexnet", rows=4)
     write_run("c", num_cycles=1)
-    labels = list(labelled(figures.figure_5(groups(tmp_path / "?"))))
-    assert labels == [f"{cycles} in 2 epochs, from 0.1, batches of 256" for cycles in ("5 cycles", "1 cycle")]
+    lines = labelled(figures.figure_5(groups(tmp_path / "?")))
+    assert list(lines) == [f"{cycles} in 2 epochs, from 0.1, batches of 256" for cycles in ("5 cycles", "1 cycle")]
+    assert [line.get_ydata().tolist() for line in lines.values()] == [[0.1] * 6] * 2
 
 
 def test_more_groups_than_colours_stay_apart(write_run, tmp_path):

@@ -41,6 +41,30 @@ def test_confused_pairs_count_both_ways():
     assert mistakes.confused_pairs(np.eye(3, dtype=int)).tolist() == []
 
 
+def test_tables_of_pairs_and_classes():
+    confusion, wnids, words = np.array([[5, 3, 0], [1, 6, 0], [2, 0, 4]]), ["n1", "n2", "n3"], ["cat", "dog", "cow"]
+    pairs = [list(row.values()) for row in mistakes.pair_rows(confusion, wnids, words)]
+    assert pairs == [["cat", "n1", "dog", "n2", 3, 1, 4], ["cat", "n1", "cow", "n3", 0, 2, 2]]
+    classes = [list(row.values()) for row in mistakes.class_rows(confusion, wnids, words)]
+    assert classes == [
+        ["n2", "dog", 7, pytest.approx(600 / 7), "cat", 1],
+        ["n3", "cow", 6, pytest.approx(400 / 6), "cat", 2],
+        ["n1", "cat", 8, pytest.approx(500 / 8), "dog", 3],
+    ]
+
+
+def test_detail_of_all_images_and_within_a_class():
+    """Ten images by their detail: the first five are of class 0, of which none is right and two are ambiguous."""
+    labels = np.repeat([0, 1], 5)
+    rows = mistakes.detail_table(np.arange(10.0), labels == 1, np.arange(10) < 2, labels)
+    expected = {"images, {}": [2] * 5, "top-1, {}": [0, 0, 50, 100, 100], "ambiguous, {}": [100, 0, 0, 0, 0]}
+    for name, values in expected.items():
+        assert [row[name.format("of all")] for row in rows] == values
+    expected = {"images, {}": [2] * 5, "top-1, {}": [50] * 5, "ambiguous, {}": [50, 50, 0, 0, 0]}
+    for name, values in expected.items():
+        assert [row[name.format("of each class")] for row in rows] == values
+
+
 def test_mistakes_are_ranked_by_confidence():
     assert mistakes.confident_mistakes(PROBABILITIES, LABELS).tolist() == [6, 3, 4, 5]
 

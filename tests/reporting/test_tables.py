@@ -38,6 +38,14 @@ def test_table_3(write_run):
     assert row["95% interval"] == "24.16 to 25.86"
 
 
+def test_validation_by_epoch(write_run):
+    run = write_run()
+    assert [row["baseline, num_epochs=2"] for row in tables.epochs(groups(run)).rows] == pytest.approx([10, 20])
+    lines = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    (run / "metrics.csv").write_text("".join(line for line in lines if not line.startswith("12,1,,")))
+    assert [row["baseline, num_epochs=2"] for row in tables.epochs(groups(run)).rows] == [None, pytest.approx(20)]
+
+
 def test_a_missing_file_leaves_its_cell_empty(write_run):
     row = row_of(tables.table_3, write_run(files={"evaluation.json": PLAIN}))
     assert {key for key in RESULTS if row[key] is None} == {key for key in RESULTS if "ten crops" in key}

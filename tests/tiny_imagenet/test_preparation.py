@@ -272,7 +272,11 @@ def test_damaged_arrays(name, spoil, whole, tmp_path):
     if spoil:
         path.write_bytes(spoil(data))
     check_damaged(tmp_path, path.parent)
-    shutil.rmtree(path.parent)
+
+
+def test_deleted_arrays_are_prepared_again(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(folder(tmp_path) / "decoded")
     load(tmp_path)
     assert digests(tmp_path) == digests(whole)
 

@@ -192,7 +192,22 @@ def test_checkpoint_of_another_network(copy):
         checkpoints.load_model(copy)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"{}", b'{"model": "lenet", "dataset": "full"}', b"\xff"])
+OF_NO_EPOCHS = json.dumps(CONFIG | {"num_epochs": 0}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"{}",
+        b'{"model": "lenet", "dataset": "full"}',
+        b'{"model": "small", "dataset": "cifar"}',
+        b"\xff",
+        OF_NO_EPOCHS,
+    ],
+)
 def test_damaged_configuration(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(UserError, match="config.json"):

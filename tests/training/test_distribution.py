@@ -291,6 +291,14 @@ def test_no_cluster(monkeypatch, config):
         distribution.get_strategy("multi_worker")
 
 
+@pytest.mark.parametrize("task", [None, {"type": "worker", "index": 2}, {"type": "wroker", "index": 0}])
+def test_a_wrong_task(monkeypatch, task):
+    config = {"cluster": {"worker": ["localhost:1", "localhost:2"]}} | ({"task": task} if task else {})
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(UserError, match="TF_CONFIG names .*check its addresses, task and indices"):
+        distribution.get_strategy("auto")
+
+
 def test_workers_that_cannot_be_reached(monkeypatch):
     def fail():
         raise tf.errors.UnknownError(None, None, "Could not start gRPC server\nmore")

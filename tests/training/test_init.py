@@ -20,7 +20,7 @@ def run(program, *options, environment):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
 
-@pytest.mark.parametrize("program", ["train.py", "evaluate.py", "report.py"])
+@pytest.mark.parametrize("program", ["train.py", "evaluate.py", "predict.py", "report.py"])
 def test_a_python_without_tensorflow(program, assert_one_line):
     result = run(program, "-S", environment={})
     words = f"{program}: TensorFlow is not installed in this Python ({sys.executable})", "pip install --editable ."

@@ -139,6 +139,19 @@ def test_metrics_goes_on_after_the_last_step_that_was_saved(tmp_path):
         assert [float(row["loss"]) for row in csv.DictReader(file)] == [10 / 7, 20 / 7, 30 / 7]
 
 
+def test_means_of_an_epoch(tmp_path):
+    """They weight each row by its steps, and leave out one whose steps were all skipped."""
+    metrics = summaries.Metrics(tmp_path / "metrics.csv", 0)
+    for step, epoch, loss in ((4, 1, 9.0), (8, 2, 3.0), (10, 2, 6.0), (14, 2, float("nan")), (15, 3, 9.0)):
+        metrics.append(step=step, epoch=epoch, loss=loss, top_1=loss / 10)
+    assert metrics.epoch_means(2) == pytest.approx({"loss": 4.0, "top_1": 0.4})
+    # A worker that is not the first has no rows of the steps before it resumed.
+    resumed = summaries.Metrics(tmp_path / "other.csv", 4)
+    for step, loss in ((8, 3.0), (10, 6.0)):
+        resumed.append(step=step, epoch=2, loss=loss, top_1=loss / 10)
+    assert resumed.epoch_means(2) == pytest.approx({"loss": 4.0, "top_1": 0.4})
+
+
 def test_metrics_forgets_a_validation_that_is_to_be_done_again(tmp_path):
     path = tmp_path / "metrics.csv"
     metrics = summaries.Metrics(path, 0)
@@ -214,7 +227,7 @@ def flags_of_40_steps(small_data_dir, tmp_path):
 def test_a_terminal_shows_progress_in_one_line(run_main, flags_of_40_steps, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     with terminal(columns) as (file, shown), small.registered():
-        result = run_main("train.py", *flags_of_40_steps, "--log_every=1", terminal=file)
+        result = run_main("train.py", *flags_of_40_steps, "--log_every=1", "--noexport", terminal=file)
     assert result.returncode == 0
     text = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", b"".join(shown).decode())
     drawn = []
@@ -234,7 +247,7 @@ def test_a_terminal_shows_progress_in_one_line(run_main, flags_of_40_steps, monk
 
 def test_progress_without_a_terminal_is_plain_lines(run_main, flags_of_40_steps):
     with small.registered():
-        result = run_main("train.py", *flags_of_40_steps, "--log_every=4")
+        result = run_main("train.py", *flags_of_40_steps, "--log_every=4", "--noexport", "--nofinal_scores")
     assert (result.returncode, result.stderr) == (0, "")
     assert not re.search(r"[\r\x1b]", result.stdout)
     steps = [line for line in result.stdout.splitlines() if re.search(r"\bstep \d+/40\b", line)]
