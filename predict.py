@@ -40,7 +40,7 @@ def find_pictures(paths: Iterable[str]) -> list[pathlib.Path]:
     """Lists each file once. Replaces a folder by the pictures in it and its subfolders, if there are any."""
     found = []
     for path in map(pathlib.Path, paths):
-        # os.path asks without an error of its own for what may not be read.
+        # Path.is_dir raises an error for some paths, such as one with too long a name.
         below = path.rglob("*") if os.path.isdir(path) else ()
         within = sorted(file for file in below if file.suffix.lower() in SUFFIXES and os.path.isfile(file))
         found += within or [path]

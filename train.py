@@ -68,7 +68,7 @@ def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
     if checkpoints.read_json(run_dir / "time.json").get("finished_step") != num_steps:
         return False
     if FLAGS.export:
-        names = ["saved_model", "model.keras", *(["model_int8.tflite"] if FLAGS.tflite else [])]
+        names = ["saved_model", "model.keras", "classes.json", *(["model_int8.tflite"] if FLAGS.tflite else [])]
         if not all((run_dir / name).exists() for name in names):
             return False
     scores = ["evaluation_ten_crop.json", "evaluation_train_ten_crop.json"] if FLAGS.final_scores else []
@@ -148,10 +148,6 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         if saved.step == done and not others_wait:  # There is nothing to save.
             leave()
 
-    def go_on(signum, frame):
-        saved.restart_clock()
-        progress.restart(done)
-
     def leave():
         again = "again without --overwrite" if FLAGS.overwrite else "the same command again"
         progress.say(f"stopped after step {done}: start {again} to resume")
@@ -177,7 +173,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, ask_to_stop)
     if hasattr(signal, "SIGCONT"):  # It comes after a pause. Windows has none.
-        signal.signal(signal.SIGCONT, go_on)
+        signal.signal(signal.SIGCONT, lambda *_: saved.restart_clock())
 
     if done in epoch_ends:  # The checkpoint of an epoch's end is written before the epoch's validation.
         validate()

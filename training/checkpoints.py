@@ -79,12 +79,12 @@ def read_config(run_dir: pathlib.Path) -> dict:
     """
     path = run_dir / "config.json"
     if not path.exists():
-        raise UserError(f"{run_dir} is not a run: it has no config.json; pass a --run_dir that train.py wrote")
+        raise UserError(f"{run_dir} is not a run: it has no config.json; use a folder that train.py wrote")
+    remedy = "restore it, or use another run"
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): restore it, or pass another --run_dir") from error
-    remedy = "restore it, or pass another --run_dir"
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(config, dict) or config.get("model") not in models.REGISTRY:
         raise UserError(f"{path} is damaged (it names no known model): {remedy}")
     if config.get("dataset") not in DATASETS:

@@ -55,4 +55,4 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> list[str]:
         "device": device,
     }
     checkpoints.write_json(path, {"starts": [*starts, start]})
-    return list(dict.fromkeys(start.get("device") or device for start in [*starts, start]))
+    return list(dict.fromkeys(start["device"] for start in [*starts, start]))

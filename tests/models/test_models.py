@@ -125,7 +125,10 @@ def test_sizes_of_the_images_inside():
 
 
 def test_pools():
-    """Class, size and strides: the paper's Tables 1 and 2; for GoogLeNet, those of the code that it builds on."""
+    """Class, size and strides: the paper's Tables 1 and 2.
+
+    GoogLeNet's are those of the code that it builds on, except before its auxiliary classifiers.
+    """
 
     def pools(name):
         layers = [layer for layer in build(name, training=True).layers if hasattr(layer, "pool_size")]

@@ -255,6 +255,7 @@ def check_fails(builder: tfds.core.DatasetBuilder, error: type[Exception], messa
     ("spoil", "message"),
     [
         (lambda data: b"<html>404</html>", "not a zip file"),
+        (lambda data: data[: len(data) // 2], "not a zip file, or an incomplete one"),
         (lambda data: data.replace(b"\xff\xd8\xff", b"\xff\xd8\x00", 1), "JPEG cannot be read .*CRC"),
     ],
 )
