@@ -91,8 +91,8 @@ def define_train_flags() -> None:
 
     _check_all(["tflite", "export"], lambda v: not v["tflite"] or v["export"], "needs --export")
     _check("model", lambda value: value is not None, f"is required: one of {', '.join(models.REGISTRY)}")
-    plain = lambda value: value is None or not set("*?[") & set(value)  # noqa: E731
-    _check("run_dir", plain, "must not contain *, ? or [: TensorFlow treats the names of checkpoints as patterns")
+    pattern = "must not contain *, ? or [: TensorFlow treats the names of checkpoints as patterns"
+    _check("run_dir", lambda value: not set("*?[") & set(value or ""), pattern)
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
     _check("weight_decay", lambda value: 0 <= value < FLOAT32_MAX, "must be at least 0 and finite in float32")

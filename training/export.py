@@ -30,8 +30,8 @@ def inference_model(model: keras.Model) -> keras.Model:
 def whole_model(network: keras.Model, mean_image: np.ndarray) -> keras.Model:
     """Copies a network into a model from raw images to probabilities, of Keras' own layers alone.
 
-    The network's layers keep their names, and are not nested in a submodel. Before them are
-    "images" (the input), "centre_crop" and "normalization", after them "probabilities".
+    The network's layers keep their names, and are not nested in a submodel. Before them are "images" (the input),
+    "centre_crop" and "normalization", after them "probabilities".
 
     Args:
       network: From normalized crops, (N, 56, 56, 3) floats, to logits.

@@ -45,20 +45,20 @@ class Metrics:
           UserError: if the file is damaged.
         """
         header = ",".join(FIELDS)
-        self._rows, self._first = [], step
+        self._rows = []
         if path.exists():
             first, *rows = path.read_text(errors="replace").split("\n")
             whole = [row.split(",") for row in rows[:-1]]  # The text after the last newline is an incomplete row.
             if first != header or any(len(row) != len(FIELDS) or not row[0].isdigit() for row in whole):
-                raise UserError(f"{path} is damaged or of another version: restore it, or choose another --run_dir")
+                raise UserError(f"{path} is damaged or of another version: restore it, or pass another --run_dir")
             rows = [dict(zip(FIELDS, row, strict=True)) for row in whole]
             self._rows = [row for row in rows if int(row["step"]) < step or int(row["step"]) == step and row["loss"]]
-            self._first = 0
         with replace_file(path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
         self._path = path
+        self._first = 0 if self._rows else step  # A worker that is not the first has no rows of the steps before.
 
     def append(self, **row: float) -> None:
         self._rows.append(row)
@@ -93,7 +93,7 @@ class TensorBoard:
                 self._writers[name] = tf.summary.create_file_writer(str(run_dir / name), filename_suffix=SUFFIX)
             except tf.errors.OpError as error:
                 problem = f"cannot write to {run_dir / name} ({error.message})"
-                raise UserError(f"{problem}: choose another --run_dir") from error
+                raise UserError(f"{problem}: pass another --run_dir") from error
 
     def start(self, name: str, config: dict, images: np.ndarray) -> None:
         """Writes the flags, as text and as the HParams trial `name`, and a grid of crops, (N, 56, 56, 3) uint8."""
