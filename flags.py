@@ -185,9 +185,13 @@ def define_report_flags() -> None:
     define_data_flags()
     flags.DEFINE_list("runs", None, "Run directories to compare, as paths or patterns, separated by commas or spaces.")
     flags.DEFINE_string(
-        "mistakes", None, "A run whose mistakes on the validation images to analyse, instead of --runs."
+        "mistakes",
+        None,
+        "A run whose mistakes on the validation images to analyse, instead of --runs, or the name of a network with "
+        "trained weights in weights/.",
     )
-    out = "Folder to write to. Default: report beside the runs, or mistakes in the run that --mistakes names."
+    out = "Folder to write to. Default: report beside the runs, or mistakes in the run that --mistakes names (for a "
+    out += "network: in the working directory)."
     flags.DEFINE_string("out", None, out)
 
     flags.mark_flags_as_mutual_exclusive(["runs", "mistakes"], required=True)

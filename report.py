@@ -1,7 +1,7 @@
 """Writes the paper's tables and figures from runs: python report.py --runs='runs/*'
 
 Writes one network's mistakes on the validation images, with the paper's Figure 8:
-python report.py --mistakes=runs/googlenet
+python report.py --mistakes=runs/googlenet, or --mistakes=resnet20 for the trained weights in weights/
 """
 
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
@@ -12,10 +12,12 @@ import pathlib
 import matplotlib
 
 import flags
+import models
 from flags import FLAGS
+from models import weights
 from reporting import figures, mistakes, runs, tables
 from tiny_imagenet import input_pipeline
-from training import checkpoints, evaluation
+from training import checkpoints, evaluation, export
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
@@ -30,25 +32,35 @@ def compare(found: list[runs.Run], out: pathlib.Path) -> None:
             print(tables.terminal(table), end="\n\n")
 
 
-def analyse_mistakes(run_dir: pathlib.Path, out: pathlib.Path) -> None:
-    """Scores the validation images with a run's newest checkpoint and writes what the network gets wrong."""
-    model, _ = checkpoints.load_model(run_dir)
-    dataset = checkpoints.read_config(run_dir)["dataset"]
+def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
+    """Scores the validation images with a network, writes what it gets wrong, and returns the folder of the result.
+
+    Args:
+      source: A run, whose newest checkpoint is used, or the name of a network whose weights come with the repository.
+      out: The folder. By default `mistakes`, in the run or in the working directory.
+    """
+    run_dir = pathlib.Path(source)
+    if source in models.REGISTRY and not run_dir.exists():
+        model, dataset, run_dir = export.load_weights(source, weights.SHIPPED), "full", pathlib.Path()
+    else:
+        model, _ = checkpoints.load_model(run_dir)
+        dataset = checkpoints.read_config(run_dir)["dataset"]
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits["validation"]
     print(f"scoring {len(split):,} images by the centre crop and by ten crops", flush=True)
     centre_crop, ten_crop = (
         evaluation.predict(evaluation.classifier(model, data.mean_image, ten), split) for ten in (False, True)
     )
-    out.mkdir(parents=True, exist_ok=True)
-    mistakes.write(split, data.wnids, data.words, centre_crop, ten_crop, out)
+    folder = pathlib.Path(out or run_dir / "mistakes")
+    folder.mkdir(parents=True, exist_ok=True)
+    mistakes.write(split, data.wnids, data.words, centre_crop, ten_crop, folder)
+    return folder
 
 
 def main(_) -> None:
     with matplotlib.rc_context(figures.STYLE):
         if FLAGS.mistakes:
-            out = pathlib.Path(FLAGS.out or pathlib.Path(FLAGS.mistakes) / "mistakes")
-            analyse_mistakes(pathlib.Path(FLAGS.mistakes), out)
+            out = analyse_mistakes(FLAGS.mistakes, FLAGS.out)
         else:
             found = runs.find_runs(FLAGS.runs)
             parent = os.path.commonpath([run.path.absolute().parent for run in found])

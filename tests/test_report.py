@@ -1,6 +1,7 @@
 """Reports on run directories that write_run made, whose tables are known, and on the mistakes of a real run."""
 
 import csv
+import dataclasses
 import json
 import xml.etree.ElementTree
 
@@ -87,6 +88,33 @@ def test_mistakes_of_a_run(run_main, synthetic_run, synthetic_data_dir, tmp_path
     assert [int(row["images, of each class"]) for row in read_csv(out / "detail.csv")] == [200] * 5
     for name in ("figure_8.png", "confusion.png"):
         assert matplotlib.image.imread(out / name).std() > 0.05
+
+
+def test_mistakes_of_shipped_weights(run_main, synthetic_data_dir, tmp_path, monkeypatch):
+    import models
+    from models import weights
+    from tiny_imagenet import input_pipeline
+
+    synthetic = input_pipeline.load("synthetic", str(synthetic_data_dir))
+    few = dataclasses.replace(synthetic, splits={"validation": synthetic.splits["validation"].sample(20, seed=0)})
+    asked_for = []
+    monkeypatch.setattr(input_pipeline, "load", lambda dataset, *_: asked_for.append(dataset) or few)
+    monkeypatch.chdir(tmp_path)
+
+    result = run_main("report.py", "--mistakes=googlenet")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert asked_for == ["full"] and "written to mistakes\n" in result.stdout
+    network, split = models.build("googlenet", weights="tiny_imagenet"), few.splits["validation"]
+    crops = (split.images[:, 4:60, 4:60] - few.mean_image[4:60, 4:60]) / 64
+    wrong = sum(network.predict(crops, verbose=0).argmax(axis=1) != split.labels)
+    assert wrong > 10  # The network knows Tiny ImageNet's classes only.
+    assert len(read_csv(tmp_path / "mistakes/mistakes.csv")) == wrong
+
+    (tmp_path / "googlenet").mkdir()  # A run goes before a network of its name.
+    assert "googlenet is not a run" in run_main("report.py", "--mistakes=googlenet").stderr
+    monkeypatch.setattr(weights, "index", lambda: {"resnet20": {}})
+    assert "there are weights of resnet20" in run_main("report.py", "--mistakes=alexnet").stderr
 
 
 def test_refusals(run_main, assert_one_line, write_run, synthetic_run, tmp_path):

@@ -148,7 +148,7 @@ def load_weights(name: str | None, path: str) -> keras.Model:
     try:
         return models.build(name or weights.best(), weights=path)
     except ValueError as error:
-        raise UserError(f"{error}; to use a run of your own, pass --run_dir") from error
+        raise UserError(f"{error}; or give a run of your own") from error
 
 
 def load_keras(run_dir: pathlib.Path) -> keras.Model:
