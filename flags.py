@@ -33,7 +33,9 @@ def define_data_flags() -> None:
 def define_train_flags() -> None:
     """Defines the flags of train.py."""
     define_data_flags()
-    flags.DEFINE_enum("dataset", "full", DATASETS, "Data to train on: Tiny ImageNet, or shapes drawn by code.")
+    flags.DEFINE_enum(
+        "dataset", "full", DATASETS, "Data to train on: full is Tiny ImageNet, synthetic is shapes drawn by code."
+    )
     flags.DEFINE_enum("model", None, list(models.REGISTRY), "Network to train.")
     flags.DEFINE_float("learning_rate", 0.1, "Learning rate at the start of each cycle.")
     flags.DEFINE_integer("batch_size", 256, "Images per step.", lower_bound=1, upper_bound=INT32_MAX)
@@ -41,7 +43,7 @@ def define_train_flags() -> None:
     cycles = "Cosine cycles of the learning rate over the whole run."
     flags.DEFINE_integer("num_cycles", 5, cycles, lower_bound=1, upper_bound=10**6)
     without = ", ".join(name for name, network in models.REGISTRY.items() if not network.momentum)
-    flags.DEFINE_float("momentum", None, f"Momentum of SGD. Default: the network's own: 0.9, or 0 for {without}.")
+    flags.DEFINE_float("momentum", None, f"Momentum of SGD. Default: 0.9, or 0 for {without}.")
     flags.DEFINE_bool("nesterov", True, "Use Nesterov momentum, as the paper's reference [11] does.")
     flags.DEFINE_bool(
         "all_crops",
@@ -120,7 +122,7 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_integer(
         "snapshots",
         1,
-        "Average the softmax of this many last cycles' snapshots; 1 uses the newest checkpoint.",
+        "Average the softmax of the snapshots of this many cycles, the last ones; 1 uses the newest checkpoint.",
         lower_bound=1,
         upper_bound=INT32_MAX,
     )

@@ -14,9 +14,9 @@ from models.googlenet import googlenet
 from models.resnet20 import resnet20
 from models.squeezenet import squeezenet
 from models.vgg16 import vgg16
-from models.weights import preprocess_input
+from models.weights import decode_predictions, preprocess_input
 
-__all__ = ["REGISTRY", "Network", "build", "preprocess_input"]
+__all__ = ["REGISTRY", "Network", "build", "decode_predictions", "preprocess_input"]
 
 INPUT_SHAPE = (56, 56, 3)
 POOLINGS = {None: None, "avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}

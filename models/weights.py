@@ -63,6 +63,30 @@ def preprocess_input(images: np.ndarray) -> np.ndarray:
     return (np.asarray(images, np.float32) - mean) / np.float32(crops.SCALE)
 
 
+def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """Names the best classes of each image, as the function of this name in `keras.applications` does.
+
+    Args:
+      predictions: (N, 200) logits or probabilities of Tiny ImageNet's classes.
+      top: How many classes to return for each image.
+
+    Returns:
+      For each image, its best classes, the best first: (WordNet id, words, prediction).
+
+    Raises:
+      ValueError: if the shape of `predictions` is another.
+    """
+    predictions = np.asarray(predictions)
+    if predictions.ndim != 2 or predictions.shape[1] != NUM_CLASSES:
+        raise ValueError(f"predictions must be (N, {NUM_CLASSES}), not {predictions.shape}")
+    wnids, words = classes()["wnids"], classes()["words"]
+    best = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
+    return [
+        [(wnids[label], words[label], float(row[label])) for label in labels]
+        for row, labels in zip(predictions, best, strict=True)
+    ]
+
+
 def best() -> str:
     """Returns the network whose weights come with the repository and score best on validation, by ten crops.
 

@@ -203,6 +203,22 @@ def test_preprocess_input():
         np.testing.assert_allclose(given, (images.astype(np.float64) - expected) / 64, atol=1e-5)
 
 
+def test_decode_predictions():
+    probabilities = np.full((2, 200), 0.001, np.float32)
+    probabilities[0, [3, 199]] = 0.2, 0.4
+    probabilities[1, 0] = 0.5
+    decoded = models.decode_predictions(probabilities, top=2)
+    named = weights.classes()
+    expected = [[(199, 0.4), (3, 0.2)], [(0, 0.5), (1, 0.001)]]
+    assert decoded == [
+        [(named["wnids"][i], named["words"][i], float(np.float32(share))) for i, share in row] for row in expected
+    ]
+    assert [len(row) for row in models.decode_predictions(probabilities)] == [5, 5]
+    for shape in ((200,), (2, 100)):
+        with pytest.raises(ValueError, match=r"\(N, 200\), not"):
+            models.decode_predictions(np.zeros(shape))
+
+
 def test_classes():
     classes = weights.classes()
     assert classes.keys() == {"wnids", "words"}
