@@ -29,10 +29,8 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
 def score_file(path: pathlib.Path, dataset: str, own_dataset: str) -> pathlib.Path:
     """Returns the default file for the scores: evaluation.json, or a name that says how else they were measured."""
     parts = ["evaluation"]
-    if FLAGS.saved_model:
-        parts.append("saved_model")
-    elif not FLAGS.run_dir:
-        parts.append(path.stem)
+    if not FLAGS.run_dir:
+        parts.append(path.absolute().name if FLAGS.saved_model else path.stem)
     if FLAGS.split != "validation":
         parts.append(FLAGS.split)
     if FLAGS.split == "train" and FLAGS.images != evaluation.TRAINING_SAMPLE:

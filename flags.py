@@ -134,9 +134,8 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_string(
         "output",
         None,
-        "File for the result. Default: evaluation.json in the run, evaluation_saved_model.json beside a SavedModel, or "
-        "evaluation_NAME.json beside a file. The name includes settings (split, images, seed, snapshots, crops, "
-        "dataset) that differ from train.py's.",
+        "File for the result. Default: evaluation.json in a run, evaluation_NAME.json beside a SavedModel or other file. "
+        "The name includes settings (split, images, seed, snapshots, crops, dataset) that differ from train.py's.",
     )
 
     _check_one_of("run_dir", "weights", "saved_model", "tflite")
@@ -309,7 +308,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
             message = explain(error)
             if message is None:
                 raise
-            start = "\n" if sys.stdout.isatty() else ""  # To leave the line of the progress bar.
+            start = "\n" if sys.stdout and sys.stdout.isatty() else ""  # To leave the line of the progress bar.
             print(f"{start}{pathlib.Path(argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
             sys.exit(1)
 

@@ -183,10 +183,10 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         )
     )
     saved.restart_clock()
-    for images, which, labels in distribution.on_device(batches, strategy):
+    for images, crop_index, labels in distribution.on_device(batches, strategy):
         if done == 0:
             board.start(run_dir.resolve().name, config, strategy.experimental_local_results(images)[0].numpy())
-        trainer.train_step(images, which, labels)
+        trainer.train_step(images, crop_index, labels)
         saved.count_time()
         done += 1
         epoch = 1 + bisect.bisect_left(epoch_ends, done)

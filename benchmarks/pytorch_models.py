@@ -180,9 +180,9 @@ class Step:
     def num_parameters(self) -> int:
         return sum(weight.numel() for weight in self.model.parameters())
 
-    def __call__(self, images: torch.Tensor, which: torch.Tensor, labels: torch.Tensor) -> None:
-        """One step on crops (N, 56, 56, 3) uint8, which of the ten they are (N,) and labels (N,), both int64."""
-        inputs = (images.float() - self.mean_crops[which]) / self.scale
+    def __call__(self, images: torch.Tensor, crop_index: torch.Tensor, labels: torch.Tensor) -> None:
+        """One step on crops (N, 56, 56, 3) uint8, their index (N,) and labels (N,), both int64."""
+        inputs = (images.float() - self.mean_crops[crop_index]) / self.scale
         inputs = inputs.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
         with self.autocast:
             outputs = self.model(inputs)

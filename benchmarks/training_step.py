@@ -50,10 +50,10 @@ def matrix_product(precision: str) -> Callable[[], None]:
 def tensorflow_step(model: keras.Model, settings: dict, batch: tuple[np.ndarray, ...]) -> Callable[[], None]:
     mean_image = np.full((crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), 128, np.float32)
     trainer = step.Trainer(model, mean_image, cycle_steps=1e6, **settings)
-    images, which, labels = map(tf.constant, batch)
+    images, crop_index, labels = map(tf.constant, batch)
 
     def train_step():
-        trainer.train_step(images, which, labels)
+        trainer.train_step(images, crop_index, labels)
         trainer.means()  # Waits for the step.
 
     return train_step
@@ -70,7 +70,7 @@ def pytorch_steps(
     from benchmarks import pytorch_models
 
     torch.set_num_threads(os.cpu_count())
-    images, which, labels = map(torch.from_numpy, batch)
+    images, crop_index, labels = map(torch.from_numpy, batch)
     mean_crops = np.full((10, crops.CROP_SIZE, crops.CROP_SIZE, 3), 128, np.float32)
     steps = {}
     for label, memory_format in ((CONTIGUOUS, torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
@@ -85,7 +85,7 @@ def pytorch_steps(
         )
         if peer.num_parameters() != parameters:
             raise ValueError(f"{name} has {parameters} parameters, but {peer.num_parameters()} in PyTorch")
-        steps[label] = lambda peer=peer: peer(images, which.long(), labels)
+        steps[label] = lambda peer=peer: peer(images, crop_index.long(), labels)
     return steps
 
 

@@ -64,7 +64,9 @@ def build(
     input_shape: tuple[int | None, int | None, int] = INPUT_SHAPE,
     **options,
 ) -> keras.Model:
-    """Builds a network, under Keras' global dtype policy, with the arguments of `keras.applications`.
+    """Builds a network, under Keras' global dtype policy.
+
+    `weights`, `include_top`, `pooling` and `input_shape` are as in `keras.applications`; the network returns logits.
 
     Args:
       name: A key of `REGISTRY`.

@@ -48,14 +48,14 @@ def preprocess_input(images: np.ndarray) -> np.ndarray:
     """Normalizes images as in training: minus the mean of the training images, divided by 64.
 
     Args:
-      images: (N, H, W, 3) pixels from 0 to 255, of any dtype. The mean image is subtracted from 64x64 images, its
-        centre crop from 56x56 images, and the mean colour from other sizes.
+      images: (H, W, 3) or (N, H, W, 3) pixels from 0 to 255, of any dtype. The mean image is subtracted from 64x64
+        images, its centre crop from 56x56 images, and the mean colour from other sizes.
 
     Returns:
-      (N, H, W, 3) float32, of the same size: 64x64 images are not cropped.
+      The images in float32, of the same size: 64x64 images are not cropped.
     """
     mean = mean_image()
-    size = images.shape[1:3]
+    size = tuple(images.shape[-3:-1])
     if size == (crops.CROP_SIZE, crops.CROP_SIZE):
         mean = crops.slice_crop(mean, crops.CENTRE)
     elif size != (crops.IMAGE_SIZE, crops.IMAGE_SIZE):
@@ -79,11 +79,10 @@ def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple
     predictions = np.asarray(predictions)
     if predictions.ndim != 2 or predictions.shape[1] != NUM_CLASSES:
         raise ValueError(f"predictions must be (N, {NUM_CLASSES}), not {predictions.shape}")
-    wnids, words = classes()["wnids"], classes()["words"]
+    names = list(zip(*classes().values(), strict=True))
     best = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
     return [
-        [(wnids[label], words[label], float(row[label])) for label in labels]
-        for row, labels in zip(predictions, best, strict=True)
+        [(*names[label], float(row[label])) for label in labels] for row, labels in zip(predictions, best, strict=True)
     ]
 
 

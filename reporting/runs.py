@@ -19,11 +19,6 @@ TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "cross_entropy")
 VALIDATION_COLUMNS = ("step", "epoch", "validation_top_1")
 NONE = paper.Result()
 UNNAMED = ("model", "precision", "seed", "log_every")  # Keys of config.json that `setting` ignores.
-EVALUATIONS = {
-    "evaluation": {"split": "validation", "ten_crop": False, "snapshots": 1},
-    "evaluation_ten_crop": {"split": "validation", "ten_crop": True, "snapshots": 1},
-    "evaluation_train_ten_crop": {"split": "train", "ten_crop": True, "snapshots": 1},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +31,7 @@ class Run:
       config: The content of config.json.
       training: The TRAINING_COLUMNS of metrics.csv's training rows: (R,) float64 each, NaN where empty.
       validation: The VALIDATION_COLUMNS of its validation rows, one an epoch: (E,) float64 each.
-      evaluations: The contents of evaluation*.json, by file name without the extension. The files of EVALUATIONS hold
-        what their names say.
+      evaluations: The contents of evaluation*.json, by file name without the extension.
       time: The content of time.json; None without the file.
     """
 
@@ -71,7 +65,7 @@ class Run:
         settings = paper.SETTINGS | {"momentum": models.REGISTRY[self.network].momentum}
         config = dict(self.config)
         if config.get("momentum") == 0:
-            del config["nesterov"]  # It has no effect.
+            config.pop("nesterov", None)  # It has no effect.
         differing = {key: value for key, value in config.items() if value != settings.get(key, False)}
         named = [f"{key}={value}" for key, value in differing.items() if key not in UNNAMED]
         return ", ".join([self.network, *named])
@@ -148,8 +142,7 @@ def read_json(path: pathlib.Path, **types: type | tuple[type, ...]) -> dict | No
 def read_evaluations(folder: pathlib.Path, last_step: int) -> dict[str, dict]:
     """Reads evaluation*.json.
 
-    A file that does not hold what its name says, or is of an earlier step than the run's last, is skipped with a line
-    on standard error.
+    A file that is of an earlier step than the run's last is skipped with a line on standard error.
 
     Raises:
       UserError: if one is damaged.
@@ -158,15 +151,10 @@ def read_evaluations(folder: pathlib.Path, last_step: int) -> dict[str, dict]:
     found = {}
     for path in sorted(folder.glob("evaluation*.json")):
         content = read_json(path, **types)
-        wrong = {key: content[key] for key, value in EVALUATIONS.get(path.stem, {}).items() if content[key] != value}
         step = content.get("step")  # None: exported files and older versions do not say.
         if step is not None and step < last_step:
-            problem = f"it is of step {step}, not {last_step}; score the run again"
+            problem = f"it is of step {step}, not {last_step}; score the run again after training"
             print(f"report.py: skipping {path}: {problem}", file=sys.stderr)
-            continue
-        if wrong:
-            of = ", ".join(f"{key}={value}" for key, value in wrong.items())
-            print(f"report.py: skipping {path}: its {of} is not what its name says", file=sys.stderr)
         else:
             found[path.stem] = content
     return found

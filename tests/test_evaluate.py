@@ -46,7 +46,7 @@ def evaluated(tmp_path_factory, run_main, run_script, synthetic_run, two_cycles,
     folder = tmp_path_factory.mktemp("evaluated")
     ways = {
         "run": ["--run_dir={}"],
-        "saved_model": ["--saved_model={}/saved_model", "--dataset=synthetic"],
+        "saved_model": ["--saved_model={}/exported", "--dataset=synthetic"],
         "ten_crop": ["--run_dir={}", "--ten_crop", "--batch_size=99"],
         "snapshots": ["--run_dir={}", "--snapshots=2"],
         "snapshots_ten_crop": ["--run_dir={}", "--snapshots=2", "--ten_crop"],
@@ -58,12 +58,13 @@ def evaluated(tmp_path_factory, run_main, run_script, synthetic_run, two_cycles,
         (folder / name).mkdir()
         for part in ("config.json", "checkpoints", "saved_model"):
             run = two_cycles[0] if "snapshots" in name and part == "checkpoints" else synthetic_run
-            (folder / name / part).symlink_to(run / part)
+            (folder / name / part.replace("saved_model", "exported")).symlink_to(run / part)
         flags = [flag.format(folder / name) for flag in flags]
         predictions = f"--predictions={folder / name / 'predictions.txt'}"
         result = (run_main if evaluated else run_script)("evaluate.py", *data_flags, *flags, predictions)
         assert (result.returncode, result.stderr) == (0, ""), name
-        how = {"run": "", "snapshots": "_snapshots_2", "snapshots_ten_crop": "_snapshots_2_ten_crop"}
+        how = {"run": "", "saved_model": "_exported"}
+        how |= {"snapshots": "_snapshots_2", "snapshots_ten_crop": "_snapshots_2_ten_crop"}
         path = folder / name / f"evaluation{how.get(name, f'_{name}')}.json"
         scores = json.loads(path.read_text()) if path.exists() else None
         lines = (folder / name / "predictions.txt").read_text().splitlines()

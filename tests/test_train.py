@@ -467,7 +467,7 @@ def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
 def test_a_restored_trainer_goes_on_as_if_never_interrupted(tmp_path, name, precision):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 2, 56, 56, 3)).astype(np.uint8)
-    which = rng.integers(0, 10, (4, 2))
+    crop_index = rng.integers(0, 10, (4, 2))
     labels = rng.integers(0, 10, (4, 2))
     mean_image = rng.uniform(100, 150, (64, 64, 3)).astype(np.float32)
 
@@ -483,7 +483,7 @@ def test_a_restored_trainer_goes_on_as_if_never_interrupted(tmp_path, name, prec
 
     def train_steps(trainer, steps):
         for step in steps:
-            trainer.train_step(images[step], which[step], labels[step])
+            trainer.train_step(images[step], crop_index[step], labels[step])
 
     with tf.device("CPU"):
         straight, again = build(), build()

@@ -17,16 +17,16 @@ CORNERS = ((0, 0), (0, _FAR), (_FAR, 0), (_FAR, _FAR), (_MIDDLE, _MIDDLE))
 """The top left pixel, (y, x), of crops 0 to 4, and of crops 5 to 9 before mirroring."""
 
 
-def slice_crop(images: np.ndarray | tf.Tensor, which: int) -> np.ndarray | tf.Tensor:
+def slice_crop(images: np.ndarray | tf.Tensor, crop_index: int) -> np.ndarray | tf.Tensor:
     """Takes the same one of the ten crops of every image: (..., 64, 64, C) to (..., 56, 56, C); of an array, a view."""
-    y, x = CORNERS[which % 5]
+    y, x = CORNERS[crop_index % 5]
     crops = images[..., y : y + CROP_SIZE, x : x + CROP_SIZE, :]
-    return crops[..., ::-1, :] if which >= 5 else crops
+    return crops[..., ::-1, :] if crop_index >= 5 else crops
 
 
 def ten_crops(images: np.ndarray) -> np.ndarray:
     """Takes all ten crops of every image: (..., 64, 64, C) to (10, ..., 56, 56, C)."""
-    return np.stack([slice_crop(images, which) for which in range(10)])
+    return np.stack([slice_crop(images, crop_index) for crop_index in range(10)])
 
 
 def normalize(crops: tf.Tensor, mean_crops: tf.Tensor) -> tf.Tensor:

@@ -129,7 +129,7 @@ def train_batches(
       all_crops: Whether a batch holds all ten crops of each image instead of one at random.
 
     Returns:
-      A dataset of crops (N, 56, 56, 3) uint8, their numbers from 0 to 9 (N,) int64, and labels (N,) int64, where N is
+      A dataset of crops (N, 56, 56, 3) uint8, their index from 0 to 9 (N,) int64, and labels (N,) int64, where N is
       batch_size / replicas, and ten times that with `all_crops`.
     """
     context = context or tf.distribute.InputContext()
@@ -137,10 +137,10 @@ def train_batches(
     size = batch_size // context.num_replicas_in_sync
     pixels = np.asarray(split.images)  # Indexing a memmap is slower.
 
-    def take(index, which):
+    def take(index, crop_index):
         crop = np.empty((len(index), crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8)
         for number in range(10):
-            of_this = np.flatnonzero(which == number)
+            of_this = np.flatnonzero(crop_index == number)
             crop[of_this] = crops.slice_crop(pixels, number)[index[of_this]]
         return crop, split.labels[index]
 
@@ -149,14 +149,15 @@ def train_batches(
         mine = replica * size + tf.range(size, dtype=tf.int64)
         index = tf.gather(shuffled_indices(step, len(split), batch_size, seed), mine)
         if all_crops:
-            index, which = tf.repeat(index, 10), tf.tile(tf.range(10, dtype=tf.int64), [size])
+            index, crop_index = tf.repeat(index, 10), tf.tile(tf.range(10, dtype=tf.int64), [size])
         else:
-            which = tf.gather(tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32), mine)
-            which = tf.cast(which, tf.int64)  # TensorFlow keeps int32 on the host: a GPU's step would wait for it.
-        images, labels = tf.numpy_function(take, [index, which], [tf.uint8, tf.int64], stateful=False)
-        images.set_shape((*which.shape, crops.CROP_SIZE, crops.CROP_SIZE, 3))
-        labels.set_shape(which.shape)
-        return images, which, labels
+            crop_index = tf.gather(tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32), mine)
+            # TensorFlow keeps int32 on the host: a GPU's step would wait for it.
+            crop_index = tf.cast(crop_index, tf.int64)
+        images, labels = tf.numpy_function(take, [index, crop_index], [tf.uint8, tf.int64], stateful=False)
+        images.set_shape((*crop_index.shape, crops.CROP_SIZE, crops.CROP_SIZE, 3))
+        labels.set_shape(crop_index.shape)
+        return images, crop_index, labels
 
     batches = tf.data.Dataset.range(start * replicas, stop * replicas)
     return batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

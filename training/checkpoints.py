@@ -54,8 +54,6 @@ OUTDATED = (
     "evaluation_saved_model*.json",
 )
 """Files that training makes outdated. They do not record their step."""
-OLDER = {"nesterov": False, "all_crops": False, "sync_batch_norm": True}
-"""Values of flags that older versions of config.json lack."""
 CHECKPOINTS = (
     "checkpoints/checkpoint",
     "checkpoints/ckpt-*",
@@ -72,7 +70,7 @@ def write_json(path: pathlib.Path, content: dict) -> None:
 
 
 def read_config(run_dir: pathlib.Path) -> dict:
-    """The configuration of the run that the directory holds, by today's keys.
+    """Returns the configuration of the run that the directory holds.
 
     Raises:
       UserError: if it holds none, or its config.json is damaged.
@@ -92,7 +90,7 @@ def read_config(run_dir: pathlib.Path) -> dict:
     for key in ("num_epochs", "num_cycles"):
         if key in config and (not isinstance(config[key], int) or config[key] < 1):
             raise UserError(f"{path} is damaged (it gives {key}={config[key]!r}): {remedy}")
-    return OLDER | config
+    return config
 
 
 def dataset_of(file: pathlib.Path) -> str:

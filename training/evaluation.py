@@ -37,7 +37,7 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
     def probabilities(images):
         if not ten_crop:
             return softmax(crops.slice_crop(images, crops.CENTRE), mean_crops[crops.CENTRE])
-        five = tf.stack([crops.slice_crop(images, which) for which in range(5)])
+        five = tf.stack([crops.slice_crop(images, crop_index) for crop_index in range(5)])
         ten = tf.concat([five, tf.reverse(five, axis=[3])], axis=0)  # Crops 5 to 9 are the first five, mirrored.
         # One crop after the other, so that ten take no more memory than one.
         each = tf.map_fn(

@@ -83,7 +83,7 @@ class Trainer(tf.Module):
         super().__init__()
         self._strategy = tf.distribute.get_strategy()
         self.model = model
-        self.optimizer = keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=nesterov)
+        self.optimizer = keras.optimizers.SGD(learning_rate, momentum=float(momentum), nesterov=nesterov)
         if model.compute_dtype == "float16":
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         self.optimizer.build(model.trainable_variables)
@@ -117,19 +117,19 @@ class Trainer(tf.Module):
         return schedule.cosine_cycles(step, self._learning_rate, self._cycle_steps)
 
     @tf.function
-    def train_step(self, images: tf.Tensor, which: tf.Tensor, labels: tf.Tensor) -> None:
+    def train_step(self, images: tf.Tensor, crop_index: tf.Tensor, labels: tf.Tensor) -> None:
         """Does one step of SGD.
 
         With several replicas, each argument holds one value per replica.
 
         Args:
           images: Crops, (N, 56, 56, 3) uint8.
-          which: Which of the ten crops each is, (N,) int64.
+          crop_index: Which of the ten crops each is, (N,) int64.
           labels: (N,) int64.
         """
         self.step.assign_add(1)
         self.optimizer.learning_rate.assign(self.learning_rate(self.step))
-        measured = self._strategy.run(self._replica_step, args=(images, which, labels))
+        measured = self._strategy.run(self._replica_step, args=(images, crop_index, labels))
         measured, finite_loss = self._strategy.experimental_local_results(measured)[0]
         self.totals.assign_add(tf.cast(tf.concat([measured, [1.0]], axis=0), tf.float64))
         diverged = (self.diverged == 0) & ~tf.reduce_all(tf.math.is_finite(measured))
@@ -137,7 +137,7 @@ class Trainer(tf.Module):
         self.not_finite.assign((self.not_finite + 1) * tf.cast(~finite_loss, tf.int64))
         self.skipped.assign_add(1 - tf.cast(measured[-1], tf.int64))
 
-    def _replica_step(self, images: tf.Tensor, which: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _replica_step(self, images: tf.Tensor, crop_index: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Does one replica's part of a step. All replicas end with the same weights.
 
         Returns:
@@ -151,7 +151,7 @@ class Trainer(tf.Module):
             number = tf.cast(self.step, seed.dtype) * replicas + tf.cast(replica, seed.dtype)
             seed.assign(tf.stack([seed[0], number]))
         statistics = [tf.identity(variable) for variable in self._statistics]
-        inputs = crops.normalize(images, tf.gather(self._mean_crops, which))
+        inputs = crops.normalize(images, tf.gather(self._mean_crops, crop_index))
         scale = self.loss_scale
         with tf.GradientTape() as tape:
             logits, *auxiliary_logits = tf.nest.flatten(self.model(inputs, training=True))

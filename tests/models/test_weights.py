@@ -200,6 +200,7 @@ def test_preprocess_input():
         images = random.integers(0, 256, (2, *size, 3), dtype=np.uint8)
         given = models.preprocess_input(images)
         assert given.dtype == np.float32
+        np.testing.assert_array_equal(models.preprocess_input(images[0]), given[0])
         np.testing.assert_allclose(given, (images.astype(np.float64) - expected) / 64, atol=1e-5)
 
 

@@ -8,10 +8,10 @@ from tiny_imagenet import crops
 CORNERS = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
 
 
-def sliced(image, which):
-    y, x = CORNERS[which % 5]
+def sliced(image, crop_index):
+    y, x = CORNERS[crop_index % 5]
     part = image[y : y + 56, x : x + 56]
-    return part[:, ::-1] if which >= 5 else part
+    return part[:, ::-1] if crop_index >= 5 else part
 
 
 def images(number, dtype=np.uint8):
@@ -22,10 +22,10 @@ def images(number, dtype=np.uint8):
 @pytest.mark.parametrize("kind", [np.asarray, tf.constant])
 def test_ten_crops_are_slices(kind, dtype):
     batch = images(3, dtype)
-    expected = [[sliced(image, which) for image in batch] for which in range(10)]
+    expected = [[sliced(image, crop_index) for image in batch] for crop_index in range(10)]
     assert crops.ten_crops(batch).dtype == dtype
     np.testing.assert_array_equal(crops.ten_crops(batch), expected)
-    np.testing.assert_array_equal([crops.slice_crop(kind(batch), which) for which in range(10)], expected)
+    np.testing.assert_array_equal([crops.slice_crop(kind(batch), crop_index) for crop_index in range(10)], expected)
 
 
 def test_mirroring_is_left_right():
@@ -39,6 +39,6 @@ def test_mirroring_is_left_right():
 def test_normalize_subtracts_the_mean_image_before_the_crop():
     mean = np.random.default_rng(1).uniform(0, 255, (64, 64, 3)).astype(np.float32)
     batch = images(10)
-    expected = [sliced((image - mean) / 64, which) for which, image in enumerate(batch.astype(np.float32))]
-    taken = np.stack([crops.slice_crop(image, which) for which, image in enumerate(batch)])
+    expected = [sliced((image - mean) / 64, crop_index) for crop_index, image in enumerate(batch.astype(np.float32))]
+    taken = np.stack([crops.slice_crop(image, crop_index) for crop_index, image in enumerate(batch)])
     np.testing.assert_allclose(crops.normalize(taken, crops.ten_crops(mean)), expected, atol=1e-6)

@@ -43,13 +43,13 @@ def test_order_depends_on_seed_and_epoch():
 def test_batches_hold_the_images_the_crops_and_the_labels():
     data = split(300)
     for step, batch in enumerate(input_pipeline.train_batches(data, 32, seed=5, start=0, stop=3)):
-        images, which, labels = (part.numpy() for part in batch)
+        images, crop_index, labels = (part.numpy() for part in batch)
         index = input_pipeline.shuffled_indices(step, 300, 32, seed=5).numpy()
         assert images.shape == (32, 56, 56, 3) and images.dtype == np.uint8
-        assert which.dtype == np.int64  # int32 would stay on the host.
+        assert crop_index.dtype == np.int64  # int32 would stay on the host.
         np.testing.assert_array_equal(numbers(images), index)
         np.testing.assert_array_equal(labels, data.labels[index])
-        expected = [crops.slice_crop(data.images[i], crop) for i, crop in zip(index, which, strict=True)]
+        expected = [crops.slice_crop(data.images[i], crop) for i, crop in zip(index, crop_index, strict=True)]
         np.testing.assert_array_equal(images, expected)
 
 
@@ -60,14 +60,14 @@ def test_all_crops_of_each_image(replicas):
     context = tf.distribute.InputContext(num_input_pipelines=1, num_replicas_in_sync=replicas)
     batches = input_pipeline.train_batches(data, 32, 5, 1, 3, context, all_crops=True)
     for count, batch in enumerate(batches):
-        images, which, labels = (part.numpy() for part in batch)
+        images, crop_index, labels = (part.numpy() for part in batch)
         step, replica = 1 + count // replicas, count % replicas
         index = input_pipeline.shuffled_indices(step, 300, 32, seed=5).numpy()
         mine = index[replica * 32 // replicas :][: 32 // replicas]
-        assert images.dtype == np.uint8 and which.dtype == labels.dtype == np.int64
+        assert images.dtype == np.uint8 and crop_index.dtype == labels.dtype == np.int64
         ten = crops.ten_crops(data.images[mine])  # (10, n, 56, 56, 3)
         np.testing.assert_array_equal(images, ten.swapaxes(0, 1).reshape(-1, 56, 56, 3))
-        np.testing.assert_array_equal(which, np.tile(np.arange(10), len(mine)))
+        np.testing.assert_array_equal(crop_index, np.tile(np.arange(10), len(mine)))
         np.testing.assert_array_equal(labels, np.repeat(data.labels[mine], 10))
 
 
@@ -104,7 +104,7 @@ def test_replicas_share_the_very_batch_of_one(pipelines, replicas):
 def test_crops_are_drawn_uniformly_for_each_image():
     data = split(64)
     drawn = np.concatenate(
-        [which for _, which, _ in input_pipeline.train_batches(data, 500, 0, 0, 20).as_numpy_iterator()]
+        [crop_index for _, crop_index, _ in input_pipeline.train_batches(data, 500, 0, 0, 20).as_numpy_iterator()]
     )
     counts = collections.Counter(drawn.tolist())
     assert sorted(counts) == list(range(10))

@@ -43,12 +43,12 @@ def steps(trainer, strategy, numbers):
         rng = np.random.default_rng(number)
         labels = rng.integers(0, 4, 8)
         images = rng.integers(0, 60 + 60 * labels[:, None, None, None], (8, 56, 56, 3)).astype(np.uint8)
-        which = rng.integers(0, 10, 8)
+        crop_index = rng.integers(0, 10, 8)
         size = 8 // strategy.num_replicas_in_sync
         trainer.train_step(*(
             strategy.experimental_distribute_values_from_function(
                 lambda context: tf.constant(values[size * context.replica_id_in_sync_group :][:size]))
-            for values in (images, which, labels)))
+            for values in (images, crop_index, labels)))
         yield
 
 
