@@ -134,7 +134,7 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_string(
         "output",
         None,
-        "File for the result. Default: evaluation.json in a run, evaluation_NAME.json beside a SavedModel or other file. "
+        "File for the result. Default: evaluation.json in a run, evaluation_NAME.json beside a SavedModel or a file. "
         "The name includes settings (split, images, seed, snapshots, crops, dataset) that differ from train.py's.",
     )
 
