@@ -19,15 +19,23 @@ flags.disclaim_key_flags()  # The flags belong to the program that defines them,
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
-PATHS = "archive csv data_dir mistakes out output predictions run_dir saved_model tflite weights".split()
+
+
+class _PathParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> str:
+        if not argument or "\0" in argument:
+            raise ValueError("must be a path, without NUL characters")
+        return os.path.expanduser(argument)
+
+
+def _define_path(name: str, text: str, **options) -> None:
+    flags.DEFINE(_PathParser(), name, None, text, serializer=flags.ArgumentSerializer(), **options)
 
 
 def define_data_flags() -> None:
     """Defines the flags of every program that reads the dataset."""
-    flags.DEFINE_string("data_dir", None, "Folder for the prepared data. Default: ~/tensorflow_datasets.")
-    flags.DEFINE_string(
-        "archive", None, "tiny-imagenet-200.zip, or its unpacked folder. By default, the archive is downloaded."
-    )
+    _define_path("data_dir", "Folder for the prepared data. Default: ~/tensorflow_datasets.")
+    _define_path("archive", "tiny-imagenet-200.zip, or its unpacked folder. By default, the archive is downloaded.")
 
 
 def define_train_flags() -> None:
@@ -64,7 +72,7 @@ def define_train_flags() -> None:
     )
     seeded = "Seed of the weights, the order of the images, the crops and dropout."
     flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
-    flags.DEFINE_string("run_dir", None, "Folder for the run's checkpoints and results. Default: runs/MODEL.")
+    _define_path("run_dir", "Folder for the run's checkpoints and results. Default: runs/MODEL.")
     flags.DEFINE_bool("resume", True, "Resume the run in run_dir; --noresume stops with an error if there is one.")
     flags.DEFINE_bool("overwrite", False, "Delete the run in run_dir, and start a new one.")
     rows = "Steps between the rows of metrics.csv and the points in TensorBoard."
@@ -106,11 +114,11 @@ def define_evaluate_flags() -> None:
     """Defines the flags of evaluate.py."""
     define_data_flags()
     flags.DEFINE_enum("dataset", None, DATASETS, "Data to evaluate on. Default: the run's, or full outside a run.")
-    flags.DEFINE_string("run_dir", None, "Run to evaluate, by its newest checkpoint.")
-    flags.DEFINE_string("weights", None, "A file NAME.weights.h5 to evaluate, instead of a run. Needs --model.")
+    _define_path("run_dir", "Run to evaluate, by its newest checkpoint.")
+    _define_path("weights", "A file NAME.weights.h5 to evaluate, instead of a run. Needs --model.")
     flags.DEFINE_enum("model", None, list(models.REGISTRY), "Network that --weights belongs to.")
-    flags.DEFINE_string("saved_model", None, "SavedModel to evaluate, instead of a run.")
-    flags.DEFINE_string("tflite", None, "TFLite file to evaluate, instead of a run.")
+    _define_path("saved_model", "SavedModel to evaluate, instead of a run.")
+    _define_path("tflite", "TFLite file to evaluate, instead of a run.")
     flags.DEFINE_enum(
         "split", "validation", ["validation", "test", "train"], "Images to evaluate; those of test have no labels."
     )
@@ -126,14 +134,11 @@ def define_evaluate_flags() -> None:
         lower_bound=1,
         upper_bound=INT32_MAX,
     )
-    flags.DEFINE_string(
-        "predictions", None, "File for predictions in the format of the challenge, or - for standard output."
-    )
+    _define_path("predictions", "File for predictions in the format of the challenge, or - for standard output.")
     images = "Images per batch. It does not change the result."
     flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
-    flags.DEFINE_string(
+    _define_path(
         "output",
-        None,
         "File for the result. Default: evaluation.json in a run, evaluation_NAME.json beside a SavedModel or a file. "
         "The name includes settings (split, images, seed, snapshots, crops, dataset) that differ from train.py's.",
     )
@@ -152,7 +157,7 @@ def define_evaluate_flags() -> None:
 def define_compress_flags() -> None:
     """Defines the flags of training/compress.py."""
     define_data_flags()
-    flags.DEFINE_string("run_dir", None, "Run whose network to compress.", required=True)
+    _define_path("run_dir", "Run whose network to compress.", required=True)
     flags.DEFINE_integer("num_epochs", 1, "Epochs of fine-tuning.", lower_bound=0, upper_bound=10**6)
     flags.DEFINE_float("learning_rate", 0.01, "Learning rate at the start of fine-tuning.")
 
@@ -161,7 +166,7 @@ def define_compress_flags() -> None:
 
 def define_ship_flags() -> None:
     """Defines the flags of training/ship.py."""
-    flags.DEFINE_string("run_dir", None, "Run whose weights to add.", required=True)
+    _define_path("run_dir", "Run whose weights to add.", required=True)
 
 
 def define_predict_flags() -> None:
@@ -169,11 +174,11 @@ def define_predict_flags() -> None:
     flags.DEFINE_list("pictures", [], "Pictures and folders of pictures; --pictures= may be omitted.")
     default = "Network to use, with its weights from weights/. Default: the one that scores best."
     flags.DEFINE_enum("model", None, list(models.REGISTRY), default)
-    flags.DEFINE_string("weights", None, "A .weights.h5 file of the model to use. Default: the one in weights/.")
-    flags.DEFINE_string("run_dir", None, "Run to use, by its model.keras, instead of a model.")
-    flags.DEFINE_string("saved_model", None, "SavedModel to use, instead of a model.")
-    flags.DEFINE_string("tflite", None, "TFLite file to use, instead of a model.")
-    flags.DEFINE_string("csv", None, "File for the results, a row for each picture. By default, they are printed.")
+    _define_path("weights", "A .weights.h5 file of the model to use. Default: the one in weights/.")
+    _define_path("run_dir", "Run to use, by its model.keras, instead of a model.")
+    _define_path("saved_model", "SavedModel to use, instead of a model.")
+    _define_path("tflite", "TFLite file to use, instead of a model.")
+    _define_path("csv", "File for the results, a row for each picture. By default, they are printed.")
     images = "Pictures per batch. It does not change the result."
     flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
 
@@ -185,15 +190,14 @@ def define_report_flags() -> None:
     """Defines the flags of report.py."""
     define_data_flags()
     flags.DEFINE_list("runs", None, "Run directories to compare, as paths or patterns, separated by commas or spaces.")
-    flags.DEFINE_string(
+    _define_path(
         "mistakes",
-        None,
         "A run whose mistakes on the validation images to analyse, instead of --runs, or the name of a network with "
         "trained weights in weights/.",
     )
     out = "Folder to write to. Default: report beside the runs, or mistakes in the run that --mistakes names (for a "
     out += "network: in the working directory)."
-    flags.DEFINE_string("out", None, out)
+    _define_path("out", out)
 
     flags.mark_flags_as_mutual_exclusive(["runs", "mistakes"], required=True)
 
@@ -266,12 +270,6 @@ def _parse(argv: list[str], description: str = "") -> list[str]:
         FLAGS.pictures += extra
     elif extra:
         fail(f"{extra[0]!r} is not a flag")
-    for flag in (FLAGS[name] for name in PATHS if name in FLAGS):
-        if not isinstance(flag.value, str):  # Not given. train.py's --tflite is a switch.
-            continue
-        if flag.value == "" or "\0" in flag.value:
-            fail(f"--{flag.name} must be a path, without NUL characters")
-        flag.value = os.path.expanduser(flag.value)
     return argv[:1]
 
 
