@@ -44,11 +44,11 @@ def test_tables_are_those_of_the_runs(groups, tmp_path, table_of):
 
 
 def test_readme_has_the_numbers_of_the_runs(groups):
-    """In the README's first table, by the names of the columns and the runs in Tables 3 and 4."""
+    """In the README's first table, by the names of the columns and the runs in Tables 3 and 4; shorter runs may lack."""
     pairs = zip(tables.table_3(groups).rows, tables.table_4(groups).rows, strict=True)
     rows = {row["run"]: {**row, **more} for row, more in pairs}
     readme, *_ = markdown_tables(ROOT / "README.md")
-    assert {row["run"] for row in readme} >= set(rows)
+    assert {row["run"] for row in readme} >= {name for name, row in rows.items() if row["epochs"] == 10}
     for row in readme:
         name = row.pop("run")
         if name not in rows:
