@@ -44,7 +44,7 @@ def test_tables_are_those_of_the_runs(groups, tmp_path, table_of):
 
 
 def test_readme_has_the_numbers_of_the_runs(groups):
-    """In the README's first table, by the names of the columns and the runs in Tables 3 and 4; shorter runs may lack."""
+    """In the README's first table, of the runs of ten epochs; columns and runs are named as in Tables 3 and 4."""
     pairs = zip(tables.table_3(groups).rows, tables.table_4(groups).rows, strict=True)
     rows = {row["run"]: {**row, **more} for row, more in pairs}
     readme, *_ = markdown_tables(ROOT / "README.md")
@@ -63,8 +63,8 @@ def test_readme_has_the_numbers_of_the_runs(groups):
 def test_shipped_weights_are_of_the_best_run(name, groups):
     """Their scores in weights/index.json are those of a run in results/, and no run of the network is better."""
     entry = weights.index()[name]
-    runs = {run.name: run for group in groups if group.network == name for run in group.runs}
-    scores = {name: run.evaluations["evaluation_ten_crop"] for name, run in runs.items()}
+    of_network = [run for group in groups if group.network == name for run in group.runs]
+    scores = {run.name: run.evaluations["evaluation_ten_crop"] for run in of_network}
     own = scores[entry["run"]]
     assert (entry["ten_crop_top_1"], entry["step"]) == (own["top_1"], own["step"])
     assert entry["ten_crop_top_1"] == max(score["top_1"] for score in scores.values())
