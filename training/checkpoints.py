@@ -41,10 +41,7 @@ WRITTEN = (
     "config.json",
 )
 """The content of a run directory. Without config.json, the last, the rest belongs to another program."""
-SAVED_MODEL = ("saved_model/*.pb", "saved_model/variables/variables.*")
-SAVED_MODEL_FOLDERS = ("saved_model/variables", "saved_model/assets", "saved_model")
 OUTDATED = (
-    *SAVED_MODEL,
     "model.keras",
     "model.tflite",
     "model_int8.tflite",
@@ -53,7 +50,7 @@ OUTDATED = (
     "evaluation_compressed*.json",
     "evaluation_saved_model*.json",
 )
-"""Files that training makes outdated. They do not record their step."""
+"""Files that training makes outdated, beside the SavedModel. They do not record their step."""
 CHECKPOINTS = (
     "checkpoints/checkpoint",
     "checkpoints/ckpt-*",
@@ -178,16 +175,13 @@ def remove_run(run_dir: pathlib.Path) -> None:
     if _read_own_config(run_dir) is None:
         return
     _clear(run_dir / "checkpoints")
-    shutil.rmtree(run_dir / "saved_model.partial", ignore_errors=True)
-    for pattern in (*CHECKPOINTS, *SAVED_MODEL, f"train/{EVENTS}", f"validation/{EVENTS}", "partial.*", *WRITTEN):
+    for folder in ("saved_model", "saved_model.partial"):
+        shutil.rmtree(run_dir / folder, ignore_errors=True)
+    for pattern in (*CHECKPOINTS, f"train/{EVENTS}", f"validation/{EVENTS}", "partial.*", *WRITTEN):
         for path in run_dir.glob(pattern):
             if path.is_file():
                 path.unlink()
-    _remove_empty(run_dir, "checkpoints/cycles", "checkpoints", "train", "validation", *SAVED_MODEL_FOLDERS)
-
-
-def _remove_empty(run_dir: pathlib.Path, *folders: str) -> None:
-    for folder in folders:
+    for folder in ("checkpoints/cycles", "checkpoints", "train", "validation"):
         with contextlib.suppress(OSError):  # It holds other files, or does not exist.
             (run_dir / folder).rmdir()
 
@@ -197,7 +191,7 @@ def remove_outdated(run_dir: pathlib.Path) -> None:
     for pattern in OUTDATED:
         for path in run_dir.glob(pattern):
             path.unlink()
-    _remove_empty(run_dir, *SAVED_MODEL_FOLDERS)
+    shutil.rmtree(run_dir / "saved_model", ignore_errors=True)
 
 
 @contextlib.contextmanager
