@@ -30,7 +30,7 @@ def score_file(path: pathlib.Path, dataset: str, own_dataset: str) -> pathlib.Pa
     """Returns the default file for the scores: evaluation.json, or a name that says how else they were measured."""
     parts = ["evaluation"]
     if not FLAGS.run_dir:
-        parts.append(path.absolute().name if FLAGS.saved_model else path.stem)
+        parts.append(path.name if FLAGS.saved_model else path.stem)
     if FLAGS.split != "validation":
         parts.append(FLAGS.split)
     if FLAGS.split == "train" and FLAGS.images != evaluation.TRAINING_SAMPLE:
@@ -54,7 +54,7 @@ def check_writable(path: str | pathlib.Path) -> None:
 
 
 def main(_) -> None:
-    path = pathlib.Path(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite)
+    path = pathlib.Path(os.path.abspath(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite))
     own_dataset = checkpoints.read_config(path)["dataset"] if FLAGS.run_dir else checkpoints.dataset_of(path)
     dataset = FLAGS.dataset or own_dataset
     output = pathlib.Path(FLAGS.output or score_file(path, dataset, own_dataset))

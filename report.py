@@ -17,7 +17,8 @@ from flags import FLAGS
 from models import weights
 from reporting import figures, mistakes, runs, tables
 from tiny_imagenet import input_pipeline
-from training import checkpoints, evaluation, export
+from tiny_imagenet.errors import UserError
+from training import checkpoints, evaluation
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
@@ -41,7 +42,10 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
     """
     run_dir = pathlib.Path(source)
     if source in models.REGISTRY and not run_dir.exists():
-        model, dataset, run_dir = export.load_weights(source, weights.SHIPPED), "full", pathlib.Path()
+        try:
+            model, dataset, run_dir = models.build(source, weights=weights.SHIPPED), "full", pathlib.Path()
+        except ValueError as error:
+            raise UserError(f"{error}; to use a run of your own, pass --mistakes=RUN_DIR") from error
     else:
         model, _ = checkpoints.load_model(run_dir)
         dataset = checkpoints.read_config(run_dir)["dataset"]

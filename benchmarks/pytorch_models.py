@@ -181,7 +181,7 @@ class Step:
         return sum(weight.numel() for weight in self.model.parameters())
 
     def __call__(self, images: torch.Tensor, crop_index: torch.Tensor, labels: torch.Tensor) -> None:
-        """One step on crops (N, 56, 56, 3) uint8, their index (N,) and labels (N,), both int64."""
+        """One step on crops (N, 56, 56, 3) uint8, the index of each (N,) and labels (N,), both int64."""
         inputs = (images.float() - self.mean_crops[crop_index]) / self.scale
         inputs = inputs.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
         with self.autocast:

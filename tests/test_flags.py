@@ -327,6 +327,16 @@ def test_a_program_without_an_output():
     assert not caught.value.code
 
 
+def test_an_error_in_a_program_without_an_output():
+    def fail(argv):
+        raise UserError("too bad")
+
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()) as stderr, defined("report"):
+        with pytest.raises(SystemExit) as caught:
+            flags.run(fail, ["report.py", "--runs=run"])
+    assert (caught.value.code, stderr.getvalue()) == (1, "report.py: too bad\n")
+
+
 def test_out_of_memory_in_a_program_without_batches(assert_one_line):
     def main(argv):
         raise MemoryError

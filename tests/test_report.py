@@ -90,7 +90,7 @@ def test_mistakes_of_a_run(run_main, synthetic_run, synthetic_data_dir, tmp_path
         assert matplotlib.image.imread(out / name).std() > 0.05
 
 
-def test_mistakes_of_shipped_weights(run_main, synthetic_data_dir, tmp_path, monkeypatch):
+def test_mistakes_of_shipped_weights(run_main, assert_one_line, synthetic_data_dir, tmp_path, monkeypatch):
     import models
     from models import weights
     from tiny_imagenet import input_pipeline
@@ -114,7 +114,8 @@ def test_mistakes_of_shipped_weights(run_main, synthetic_data_dir, tmp_path, mon
     (tmp_path / "googlenet").mkdir()  # A run goes before a network of its name.
     assert "googlenet is not a run" in run_main("report.py", "--mistakes=googlenet").stderr
     monkeypatch.setattr(weights, "index", lambda: {"resnet20": {}})
-    assert "there are weights of resnet20" in run_main("report.py", "--mistakes=alexnet").stderr
+    refused = run_main("report.py", "--mistakes=alexnet")
+    assert_one_line(refused, 1, "there are weights of resnet20", "--mistakes=RUN_DIR")
 
 
 def test_refusals(run_main, assert_one_line, write_run, synthetic_run, tmp_path):

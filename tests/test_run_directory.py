@@ -138,10 +138,10 @@ def test_a_run_without_its_checkpoints_is_not_taken_for_another(train, assert_on
     assert contents(finished) == before
 
 
-def test_evaluations_do_not_change_what_is_finished(train, run_main, finished, synthetic_data_dir):
-    flags = ["--dataset=synthetic", f"--data_dir={synthetic_data_dir}"]
-    for what in (f"--run_dir={finished}", f"--saved_model={finished / 'saved_model'}"):
-        assert run_main("evaluate.py", what, *flags).returncode == 0
+def test_evaluations_do_not_change_what_is_finished(train, run_main, finished, synthetic_data_dir, monkeypatch):
+    monkeypatch.chdir(finished / "saved_model")
+    for what in ("--run_dir=..", "--saved_model=."):
+        assert run_main("evaluate.py", what, f"--data_dir={synthetic_data_dir}").returncode == 0
     assert (finished / "evaluation_saved_model.json").exists()
     assert "is finished" in train("--export").stdout
 

@@ -129,8 +129,8 @@ def train_batches(
       all_crops: Whether a batch holds all ten crops of each image instead of one at random.
 
     Returns:
-      A dataset of crops (N, 56, 56, 3) uint8, their index from 0 to 9 (N,) int64, and labels (N,) int64, where N is
-      batch_size / replicas, and ten times that with `all_crops`.
+      A dataset of crops (N, 56, 56, 3) uint8, the index of each from 0 to 9, (N,) int64, and labels (N,) int64, where N
+      is batch_size / replicas, and ten times that with `all_crops`.
     """
     context = context or tf.distribute.InputContext()
     replicas = context.num_replicas_in_sync // context.num_input_pipelines  # Fed by this pipeline.

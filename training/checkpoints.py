@@ -17,7 +17,7 @@ from models.layers import to_plain_keras
 from tiny_imagenet import locks
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
-from training.files import replace_file
+from training.files import remove_folder, replace_file
 from training.step import Trainer
 from training.summaries import EVENTS
 
@@ -167,7 +167,7 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def remove_run(run_dir: pathlib.Path) -> None:
-    """Removes the run that the directory holds, and nothing that this project did not write.
+    """Removes the run that the directory holds: the folder saved_model, and otherwise only what this project wrote.
 
     Raises:
       UserError: if the directory holds no run of this project.
@@ -176,7 +176,7 @@ def remove_run(run_dir: pathlib.Path) -> None:
         return
     _clear(run_dir / "checkpoints")
     for folder in ("saved_model", "saved_model.partial"):
-        shutil.rmtree(run_dir / folder, ignore_errors=True)
+        remove_folder(run_dir / folder)
     for pattern in (*CHECKPOINTS, f"train/{EVENTS}", f"validation/{EVENTS}", "partial.*", *WRITTEN):
         for path in run_dir.glob(pattern):
             if path.is_file():
@@ -191,7 +191,7 @@ def remove_outdated(run_dir: pathlib.Path) -> None:
     for pattern in OUTDATED:
         for path in run_dir.glob(pattern):
             path.unlink()
-    shutil.rmtree(run_dir / "saved_model", ignore_errors=True)
+    remove_folder(run_dir / "saved_model")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import shutil
 
 import keras
 import numpy as np
@@ -16,7 +15,7 @@ from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
 from training import checkpoints, pictures, tflite
-from training.files import replace_file
+from training.files import remove_folder, replace_file
 
 TOP_K = 5
 IMAGE_SHAPE = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
@@ -122,9 +121,9 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
     module.weights = [variable.value for variable in whole.weights]
     module.serve, module.serve_jpeg = serve, serve_jpeg
     partial = run_dir / "saved_model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_folder(partial)
     tf.saved_model.save(module, str(partial), {"serving_default": serve, "serve_jpeg": serve_jpeg})
-    shutil.rmtree(run_dir / "saved_model", ignore_errors=True)
+    remove_folder(run_dir / "saved_model")
     partial.rename(run_dir / "saved_model")
 
     with replace_file(run_dir / "model.keras") as partial:
@@ -148,7 +147,7 @@ def load_weights(name: str | None, path: str) -> keras.Model:
     try:
         return models.build(name or weights.best(), weights=path)
     except ValueError as error:
-        raise UserError(f"{error}; or give a run of your own") from error
+        raise UserError(f"{error}; to use a run of your own, pass --run_dir") from error
 
 
 def load_keras(run_dir: pathlib.Path) -> keras.Model:

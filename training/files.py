@@ -1,8 +1,9 @@
-"""Writes files so that a crash never leaves half of one."""
+"""Writes files so that a crash never leaves half of one; removes folders."""
 
 import contextlib
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 
@@ -26,3 +27,15 @@ def replace_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def remove_folder(path: pathlib.Path) -> None:
+    """Removes a folder, if there is one; of a link to a folder, the link alone.
+
+    Raises:
+      OSError: if it cannot be removed.
+    """
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)

@@ -7,8 +7,6 @@ from reporting import paper, runs
 from tiny_imagenet.errors import UserError
 from training import summaries
 
-PLAIN = {"split": "validation", "images": 10000, "top_1": 0.2, "top_5": 0.4, "ten_crop": False, "snapshots": 1}
-
 
 def test_finds_runs(write_run, tmp_path, capsys):
     for name in ("b", "a"):

@@ -1,4 +1,4 @@
-"""A file is replaced in one step, or not at all."""
+"""A file is replaced in one step, or not at all; what is removed of a link to a folder."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from training.files import replace_file
+from training.files import remove_folder, replace_file
 
 
 def test_replaces(tmp_path):
@@ -59,3 +59,15 @@ def test_keeps_the_old_file_if_the_process_is_killed(tmp_path):
         partial.write_text("new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_removes_a_folder_or_the_link_to_it(tmp_path):
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    folder.mkdir()
+    (folder / "file").touch()
+    link.symlink_to(folder)
+    remove_folder(link)
+    assert not os.path.lexists(link) and (folder / "file").exists()
+    for _ in range(2):  # The second time, it is not there.
+        remove_folder(folder)
+        assert not folder.exists()
