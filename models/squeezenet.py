@@ -30,8 +30,8 @@ def squeezenet(
 
     Departures from Iandola et al.:
 
-    - conv1 has stride 1, and no pooling follows it. The fire modules therefore see feature maps of the original's size:
-      56x56 up to fire4, 28x28 up to fire8, 14x14 in fire9. Downsampling is late, as their section 3.1 recommends.
+    - No pooling follows conv1, as the images are small. The feature maps are 28x28 up to fire4, 14x14 up to fire8, and
+      7x7 in fire9: half as wide as the original's.
     - Batch normalization replaces the bias of every convolution but conv10, conv10's kernel starts at zero, and no ReLU
       follows it, so that every logit has a gradient. Without these it does not learn at a learning rate of 0.1.
 
@@ -59,7 +59,7 @@ def squeezenet(
         return layers.Concatenate(name=name)([ones, threes])
 
     inputs = keras.Input(input_shape, name="image")
-    x = conv_bn_relu(inputs, 96, 7, name="conv1")
+    x = conv_bn_relu(inputs, 96, 7, 2, name="conv1")
     for number, (squeeze, expand) in FIRE.items():
         name = f"fire{number}"
         shortcut = x
