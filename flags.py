@@ -21,17 +21,6 @@ INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 DATASETS = ("full", "synthetic")
 
 
-class _PathParser(flags.ArgumentParser):
-    def parse(self, argument: str) -> str:
-        if not argument or "\0" in argument:
-            raise ValueError("must be a path, without NUL characters")
-        return os.path.expanduser(argument)
-
-
-def _define_path(name: str, text: str, **options) -> None:
-    flags.DEFINE(_PathParser(), name, None, text, serializer=flags.ArgumentSerializer(), **options)
-
-
 def define_data_flags() -> None:
     """Defines the flags of every program that reads the dataset."""
     _define_path("data_dir", "Folder for the prepared data. Default: ~/tensorflow_datasets.")
@@ -130,7 +119,7 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_integer(
         "snapshots",
         1,
-        "Average the softmax of the snapshots of this many cycles, the last ones; 1 uses the newest checkpoint.",
+        "Number of cycles, counted from the last, whose snapshots' softmax to average; 1 uses the newest checkpoint.",
         lower_bound=1,
         upper_bound=INT32_MAX,
     )
@@ -195,11 +184,24 @@ def define_report_flags() -> None:
         "A run whose mistakes on the validation images to analyse, instead of --runs, or the name of a network with "
         "trained weights in weights/.",
     )
-    out = "Folder to write to. Default: report beside the runs, or mistakes in the run that --mistakes names (for a "
-    out += "network: in the working directory)."
-    _define_path("out", out)
+    _define_path(
+        "out",
+        "Folder to write to. Default: report beside the runs, or mistakes in the run that --mistakes names (for a "
+        "network: in the working directory).",
+    )
 
     flags.mark_flags_as_mutual_exclusive(["runs", "mistakes"], required=True)
+
+
+class _PathParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> str:
+        if not argument or "\0" in argument:
+            raise ValueError("must be a path, without NUL characters")
+        return os.path.expanduser(argument)
+
+
+def _define_path(name: str, text: str, **options) -> None:
+    flags.DEFINE(_PathParser(), name, None, text, serializer=flags.ArgumentSerializer(), **options)
 
 
 def _check(name: str, valid: Callable[[float], bool], message: str) -> None:

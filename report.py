@@ -17,8 +17,7 @@ from flags import FLAGS
 from models import weights
 from reporting import figures, mistakes, runs, tables
 from tiny_imagenet import input_pipeline
-from tiny_imagenet.errors import UserError
-from training import checkpoints, evaluation
+from training import checkpoints, evaluation, export
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
@@ -42,20 +41,18 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
     """
     run_dir = pathlib.Path(source)
     if source in models.REGISTRY and not run_dir.exists():
-        try:
-            model, dataset, run_dir = models.build(source, weights=weights.SHIPPED), "full", pathlib.Path()
-        except ValueError as error:
-            raise UserError(f"{error}; to use a run of your own, pass --mistakes=RUN_DIR") from error
+        model = export.load_weights(source, weights.SHIPPED, "--mistakes=RUN_DIR")
+        dataset, folder = "full", "mistakes"
     else:
         model, _ = checkpoints.load_model(run_dir)
-        dataset = checkpoints.read_config(run_dir)["dataset"]
+        dataset, folder = checkpoints.read_config(run_dir)["dataset"], run_dir / "mistakes"
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits["validation"]
     print(f"scoring {len(split):,} images by the centre crop and by ten crops", flush=True)
     centre_crop, ten_crop = (
         evaluation.predict(evaluation.classifier(model, data.mean_image, ten), split) for ten in (False, True)
     )
-    folder = pathlib.Path(out or run_dir / "mistakes")
+    folder = pathlib.Path(out or folder)
     folder.mkdir(parents=True, exist_ok=True)
     mistakes.write(split, data.wnids, data.words, centre_crop, ten_crop, folder)
     return folder

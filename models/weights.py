@@ -79,7 +79,8 @@ def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple
     predictions = np.asarray(predictions)
     if predictions.ndim != 2 or predictions.shape[1] != NUM_CLASSES:
         raise ValueError(f"predictions must be (N, {NUM_CLASSES}), not {predictions.shape}")
-    names = list(zip(*classes().values(), strict=True))
+    named = classes()
+    names = list(zip(named["wnids"], named["words"], strict=True))
     best = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
     return [
         [(*names[label], float(row[label])) for label in labels] for row, labels in zip(predictions, best, strict=True)

@@ -134,12 +134,13 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
         tflite.export(model, data, run_dir)
 
 
-def load_weights(name: str | None, path: str) -> keras.Model:
+def load_weights(name: str | None, path: str, run_flag: str = "--run_dir") -> keras.Model:
     """Builds a network in float32 with the weights of a file, or with those that come with the repository.
 
     Args:
       name: The network; None for the best one that comes with the repository.
       path: A `.weights.h5` file, or "tiny_imagenet".
+      run_flag: The program's flag for a run, which the error names.
 
     Raises:
       UserError: if there are no such weights, or they are damaged or another network's.
@@ -147,7 +148,7 @@ def load_weights(name: str | None, path: str) -> keras.Model:
     try:
         return models.build(name or weights.best(), weights=path)
     except ValueError as error:
-        raise UserError(f"{error}; to use a run of your own, pass --run_dir") from error
+        raise UserError(f"{error}; to use a run of your own, pass {run_flag}") from error
 
 
 def load_keras(run_dir: pathlib.Path) -> keras.Model:

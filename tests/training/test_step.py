@@ -46,6 +46,10 @@ def build(name, policy="float32"):
     return under(policy, lambda: models.build(name, training=True))
 
 
+def test_a_network_may_give_its_momentum_as_an_int():
+    assert trainer(momentum=0).optimizer.momentum == 0
+
+
 def test_l2_loss_is_half_the_squares_of_the_kernels_alone():
     model = small_network()
     kernels = [layer.kernel.numpy() for layer in model.layers if hasattr(layer, "kernel")]
