@@ -35,7 +35,6 @@ def images_per_second(classify: evaluation.Classifier, images: tf.Tensor) -> flo
 
 def main(_) -> None:
     tf.config.set_visible_devices([], "GPU")
-    tf.get_logger().setLevel("ERROR")  # It warns of a new tf.function for each network.
     keras.utils.set_random_seed(0)
     size = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (FLAGS.batch_size, *size), np.uint8))

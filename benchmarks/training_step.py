@@ -129,7 +129,6 @@ def measure(name: str, precision: str, batch: tuple[np.ndarray, ...]) -> str:
 
 def main(_) -> None:
     tf.config.set_visible_devices([], "GPU")
-    tf.get_logger().setLevel("ERROR")  # It warns of a new tf.function for each network.
     precision = FLAGS.precision
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(0)

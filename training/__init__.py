@@ -5,6 +5,7 @@ from __future__ import annotations  # So that an old Python gets as far as the m
 import contextlib
 import glob
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+# Errors alone: after the one line about a damaged checkpoint, TensorFlow would warn of each variable in it.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 # The packages in setup.cfg, by the names that a Python program imports.
 PACKAGES = {
