@@ -60,7 +60,7 @@ def main(_) -> None:
     output = pathlib.Path(FLAGS.output or score_file(path, dataset, own_dataset))
     step = None
     if FLAGS.run_dir:
-        snapshots = checkpoints.last_cycles(path, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
+        snapshots = checkpoints.last_snapshots(path, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
         model, step = checkpoints.load_model(path)
     elif FLAGS.weights:
         model = export.load_weights(FLAGS.model, FLAGS.weights)

@@ -78,7 +78,7 @@ def define_train_flags() -> None:
         "sync_batch_norm", True, "Compute batch statistics over the images of all devices, not of each device."
     )
     flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA. For a single device.")
-    flags.DEFINE_bool("keep_cycles", True, "Keep the weights at the end of each cycle, for evaluate.py --snapshots.")
+    flags.DEFINE_bool("keep_snapshots", True, "Keep the weights at the end of each cycle, for evaluate.py --snapshots.")
     flags.DEFINE_bool(
         "final_scores",
         True,

@@ -123,7 +123,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         saved.restore(run_dir)
     done = int(trainer.step.numpy())
     if done + 1 in cycle_ends and done not in cycle_ends:
-        saved.remove_cycle(done)  # The run's length cut its last cycle, which now ends a step later.
+        saved.remove_snapshot(done)  # The run's length cut its last cycle, which now ends a step later.
     if 0 < done < num_steps:
         checkpoints.remove_outdated(out_dir)
     device = distribution.describe_devices(strategy)
@@ -210,8 +210,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         if epoch_ended or cycle_ended or stopped or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
             trainer.check()  # No diverged state is saved.
             saved.count_time()
-            if cycle_ended and FLAGS.keep_cycles:
-                saved.save_cycle()
+            if cycle_ended and FLAGS.keep_snapshots:
+                saved.save_snapshot()
             board.flush()
             checkpoints.write_json(out_dir / "config.json", config)
             saved.save()

@@ -21,9 +21,9 @@ def data_flags(synthetic_data_dir):
 
 
 @pytest.fixture(scope="module")
-def two_cycles(tmp_path_factory, synthetic_run):
-    """A copy of the run with the end of a second cycle, whose kernels are other ones; its networks in that order."""
-    path = tmp_path_factory.mktemp("two_cycles") / "run"
+def two_snapshots(tmp_path_factory, synthetic_run):
+    """A copy of the run with a second snapshot, whose kernels are other ones; its networks in that order."""
+    path = tmp_path_factory.mktemp("two_snapshots") / "run"
     shutil.copytree(synthetic_run / "checkpoints", path / "checkpoints")
     shutil.copy(synthetic_run / "config.json", path)
     first, second = (checkpoints.load_model(path)[0] for _ in range(2))
@@ -33,12 +33,12 @@ def two_cycles(tmp_path_factory, synthetic_run):
     settings = {"learning_rate": 0.1, "cycle_steps": 10.0, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1.0}
     trainer = step.Trainer(second, np.zeros((64, 64, 3), np.float32), **settings)
     trainer.step.assign(20)
-    checkpoints.Checkpoints(path, trainer).save_cycle()
+    checkpoints.Checkpoints(path, trainer).save_snapshot()
     return path, [first, second]
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory, run_main, run_script, synthetic_run, two_cycles, data_flags):
+def evaluated(tmp_path_factory, run_main, run_script, synthetic_run, two_snapshots, data_flags):
     """Of each way to evaluate the run: its evaluation.json, its predictions' lines and its standard output.
 
     The first is a process of its own, to see what a user sees on standard error.
@@ -57,7 +57,7 @@ def evaluated(tmp_path_factory, run_main, run_script, synthetic_run, two_cycles,
         # evaluation.json is written beside the weights: each way has a folder of its own.
         (folder / name).mkdir()
         for part in ("config.json", "checkpoints", "saved_model"):
-            run = two_cycles[0] if "snapshots" in name and part == "checkpoints" else synthetic_run
+            run = two_snapshots[0] if "snapshots" in name and part == "checkpoints" else synthetic_run
             (folder / name / part.replace("saved_model", "exported")).symlink_to(run / part)
         flags = [flag.format(folder / name) for flag in flags]
         predictions = f"--predictions={folder / name / 'predictions.txt'}"
@@ -81,9 +81,9 @@ def oracle(synthetic_run, synthetic_data_dir):
 
 
 @pytest.fixture(scope="module")
-def snapshots_oracle(two_cycles, synthetic_data_dir):
+def snapshots_oracle(two_snapshots, synthetic_data_dir):
     """The same, but the mean of the two cycles' softmaxes."""
-    (first, labels), (second, _) = (softmaxes(model, synthetic_data_dir) for model in two_cycles[1])
+    (first, labels), (second, _) = (softmaxes(model, synthetic_data_dir) for model in two_snapshots[1])
     assert np.abs(first - second).max() > 0.05
     return (first + second) / 2, labels
 
@@ -227,8 +227,8 @@ def test_sample_of_the_training_images(tmp_path, run_main, synthetic_run, synthe
     assert scores[0]["top_1"] == pytest.approx(right)
 
 
-def test_scores_of_other_images_have_a_file_of_their_own(two_cycles, run_main, data_flags):
-    path, _ = two_cycles
+def test_scores_of_other_images_have_a_file_of_their_own(two_snapshots, run_main, data_flags):
+    path, _ = two_snapshots
     assert run_main("evaluate.py", *data_flags, f"--run_dir={path}", "--split=train").returncode == 0
     assert json.loads((path / "evaluation_train_images_all.json").read_text())["images"] == 4000
     few = ["--split=train", "--images=300", "--seed=1"]
@@ -258,7 +258,7 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags
         (1, [f"--saved_model={tmp_path}/no/such", "--dataset=synthetic"], ["no/such does not exist"]),
         (1, [f"--run_dir={synthetic_run}", f"--output={tmp_path}"], [f"cannot write {tmp_path}", "--output"]),
         (1, [f"--run_dir={synthetic_run}", f"--predictions={tmp_path}/no/such"], ["cannot write", "no/such"]),
-        (1, [f"--run_dir={synthetic_run}", "--snapshots=2"], ["holds the end of 1 cycle", "--snapshots=2"]),
+        (1, [f"--run_dir={synthetic_run}", "--snapshots=2"], ["holds 1 snapshot", "--snapshots=2"]),
         (1, [f"--run_dir={synthetic_run}", "--archive=x.zip"], ["remove archive=x.zip"]),
         (1, ["--weights=x.weights.h5", "--model=baseline", "--dataset=synthetic"], ["x.weights.h5 does not exist"]),
         (2, [f"--saved_model={tmp_path / 'empty'}", "--ten_crop"], ["evaluate.py: ", "--run_dir"]),

@@ -175,14 +175,14 @@ def test_cycles_of_another_length_must_be_asked_for(train, run_main, assert_one_
     result = train("--num_epochs=2", "--num_cycles=1", "--log_every=5")  # Which may change.
     assert result.returncode == 0 and "\n10 of 20 steps done" in result.stdout
     assert steps(finished) == [*range(1, 11), 10, 15, 20, 20]
-    ends = (finished / "checkpoints/cycles").glob("cycle-*.index")
-    assert sorted(path.stem for path in ends) == ["cycle-10", "cycle-20"]
+    ends = (finished / "checkpoints/snapshots").glob("snapshot-*.index")
+    assert sorted(path.stem for path in ends) == ["snapshot-10", "snapshot-20"]
 
 
-def test_nokeep_cycles_and_noexport_save_room(train, tmp_path):
-    assert train("--nokeep_cycles").returncode == 0
+def test_nokeep_snapshots_and_noexport_save_room(train, tmp_path):
+    assert train("--nokeep_snapshots").returncode == 0
     names = {path.name for path in (tmp_path / "run").rglob("*")}
-    assert not {"cycle-10.index", "saved_model", "model.keras"} & names and "ckpt-10.index" in names
+    assert not {"snapshot-10.index", "saved_model", "model.keras"} & names and "ckpt-10.index" in names
 
 
 @pytest.mark.parametrize("kept", ["float32", "mixed_bfloat16"])

@@ -156,8 +156,8 @@ def test_run_directory(synthetic_run):
     assert 0 <= evaluation["top_1"] <= evaluation["top_5"] <= 1
 
     assert tf.train.latest_checkpoint(str(synthetic_run / "checkpoints")).endswith("ckpt-10")
-    assert len(list((synthetic_run / "checkpoints/cycles").glob("cycle-*.index"))) == 1
-    assert (synthetic_run / "checkpoints/cycles/cycle-10.index").exists()
+    assert len(list((synthetic_run / "checkpoints/snapshots").glob("snapshot-*.index"))) == 1
+    assert (synthetic_run / "checkpoints/snapshots/snapshot-10.index").exists()
     for name in ("train", "validation"):
         assert list((synthetic_run / name).glob("events.out.tfevents.*"))
     assert (synthetic_run / "model.keras").is_file()
@@ -190,16 +190,16 @@ def test_cycles_need_not_be_whole_steps(uninterrupted):
         assert int(row["epoch"]) == math.ceil(int(row["step"]) / 8)
         rate = cosine(int(row["step"]), 0.03, STEPS / 3)
         assert float(row["learning_rate"]) == pytest.approx(rate, rel=1e-5, abs=1e-9)
-    cycles = (uninterrupted / "checkpoints/cycles").glob("cycle-*.index")
-    assert sorted(int(path.stem.removeprefix("cycle-")) for path in cycles) == CYCLE_ENDS
+    snapshots = (uninterrupted / "checkpoints/snapshots").glob("snapshot-*.index")
+    assert sorted(int(path.stem.removeprefix("snapshot-")) for path in snapshots) == CYCLE_ENDS
 
 
 def test_a_cycle_that_ends_between_two_steps_is_kept_once(tmp_path, run_small, small_flags):
     """Of 6.67 steps, the first ends with the run of six; with more epochs, it ends after the seventh."""
     flags = [*small_flags, f"--run_dir={tmp_path}", "--batch_size=60", "--noexport", "--nofinal_scores"]
-    for epochs, ends in ((1, ["cycle-6"]), (2, ["cycle-13", "cycle-7"])):
+    for epochs, ends in ((1, ["snapshot-6"]), (2, ["snapshot-13", "snapshot-7"])):
         assert run_small(*flags, f"--num_epochs={epochs}", f"--num_cycles={epochs}").returncode == 0
-        assert sorted(path.stem for path in (tmp_path / "checkpoints/cycles").glob("cycle-*.index")) == ends
+        assert sorted(path.stem for path in (tmp_path / "checkpoints/snapshots").glob("snapshot-*.index")) == ends
 
 
 def test_final_scores(uninterrupted, run_main, small_data_dir, tmp_path):
@@ -286,7 +286,7 @@ def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):
     GPU, it waits for the steps.
     """
     clock, waited = [0.0], []
-    train_step, check, save_cycle = Trainer.train_step, Trainer.check, Checkpoints.save_cycle
+    train_step, check, save_snapshot = Trainer.train_step, Trainer.check, Checkpoints.save_snapshot
 
     def wait(self):
         clock[0] += 1
@@ -294,7 +294,7 @@ def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):
         check(self)
 
     def save(self):
-        save_cycle(self)
+        save_snapshot(self)
         clock[0] += 100
 
     def step(self, *batch):
@@ -307,7 +307,7 @@ def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(Trainer, "train_step", step)
     monkeypatch.setattr(Trainer, "check", wait)
-    monkeypatch.setattr(Checkpoints, "save_cycle", save)
+    monkeypatch.setattr(Checkpoints, "save_snapshot", save)
     result = run_small(*small_flags, f"--run_dir={tmp_path}", "--num_epochs=1", "--noexport", "--nofinal_scores")
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads((tmp_path / "time.json").read_text())["seconds"] == 7 + len(waited)  # Of eight steps.
@@ -454,7 +454,7 @@ def test_interrupted_run_is_the_same_to_the_bit(uninterrupted, interrupted):
     assert sum(key.startswith("optimizer/") for key in expected) >= 12  # Each weight's momentum.
     assert_same_bits(variables(path / name), expected)
     for cycle in CYCLE_ENDS:
-        name = f"checkpoints/cycles/cycle-{cycle}"
+        name = f"checkpoints/snapshots/snapshot-{cycle}"
         assert_same_bits(variables(path / name), variables(uninterrupted / name))
     for name in ("config.json", "metrics.csv", "evaluation.json", "evaluation_train_ten_crop.json"):
         assert (path / name).read_bytes() == (uninterrupted / name).read_bytes(), name

@@ -54,8 +54,8 @@ OUTDATED = (
 CHECKPOINTS = (
     "checkpoints/checkpoint",
     "checkpoints/ckpt-*",
-    "checkpoints/cycles/checkpoint",
-    "checkpoints/cycles/cycle-*",
+    "checkpoints/snapshots/checkpoint",
+    "checkpoints/snapshots/snapshot-*",
 )
 DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # TensorFlow's errors for a damaged checkpoint.
 
@@ -181,7 +181,7 @@ def remove_run(run_dir: pathlib.Path) -> None:
         for path in run_dir.glob(pattern):
             if path.is_file():
                 path.unlink()
-    for folder in ("checkpoints/cycles", "checkpoints", "train", "validation"):
+    for folder in ("checkpoints/snapshots", "checkpoints", "train", "validation"):
         with contextlib.suppress(OSError):  # It holds other files, or does not exist.
             (run_dir / folder).rmdir()
 
@@ -214,7 +214,7 @@ def lock(run_dir: pathlib.Path) -> Iterator[None]:
 
 
 class Checkpoints:
-    """A run's checkpoints: the newest two in `checkpoints/`, and each cycle's last weights in `checkpoints/cycles/`."""
+    """A run's checkpoints: the newest two in `checkpoints/`, and the snapshots in `checkpoints/snapshots/`."""
 
     def __init__(self, run_dir: pathlib.Path, trainer: Trainer):
         self.seconds = 0.0
@@ -233,10 +233,10 @@ class Checkpoints:
             seconds=self._seconds,
         )
         weights = tf.train.Checkpoint(model=trainer.model)
-        folder = run_dir / "checkpoints"
+        folder, snapshots = run_dir / "checkpoints", run_dir / "checkpoints/snapshots"
         _clear(folder)
         self._newest = tf.train.CheckpointManager(everything, str(folder), MAX_TO_KEEP)
-        self._cycles = tf.train.CheckpointManager(weights, str(folder / "cycles"), None, checkpoint_name="cycle")
+        self._snapshots = tf.train.CheckpointManager(weights, str(snapshots), None, checkpoint_name="snapshot")
         self._saved = self._clock = time.monotonic()
 
     def restore(self, run_dir: pathlib.Path) -> None:
@@ -279,18 +279,18 @@ class Checkpoints:
         self.step = step
         self._saved = self._clock = time.monotonic()
 
-    def save_cycle(self) -> None:
-        """Keeps the weights of a cycle's end, under the number of the step.
+    def save_snapshot(self) -> None:
+        """Saves a snapshot, which is the weights at the end of a cycle, under the number of the step.
 
         Raises:
           UserError: if they cannot be written.
         """
-        with _writing(self._cycles.directory):
-            self._cycles.save(int(self._trainer.step.numpy()))
+        with _writing(self._snapshots.directory):
+            self._snapshots.save(int(self._trainer.step.numpy()))
 
-    def remove_cycle(self, step: int) -> None:
-        """Removes what `save_cycle` kept at a step, if anything."""
-        for path in pathlib.Path(self._cycles.directory).glob(f"cycle-{step}.*"):
+    def remove_snapshot(self, step: int) -> None:
+        """Removes the snapshot of a step, if there is one."""
+        for path in pathlib.Path(self._snapshots.directory).glob(f"snapshot-{step}.*"):
             path.unlink()
 
 
@@ -324,16 +324,16 @@ def load_weights(model: keras.Model, path: str) -> None:
         raise UserError(f"checkpoint {path} is damaged, or of another network: pass another --run_dir") from error
 
 
-def last_cycles(run_dir: pathlib.Path, count: int) -> list[str]:
-    """The checkpoints of the end of a run's last learning-rate cycles, the oldest first.
+def last_snapshots(run_dir: pathlib.Path, count: int) -> list[str]:
+    """Returns the paths of a run's last snapshots, the oldest first.
 
     Raises:
       UserError: if the run has fewer.
     """
-    paths = [path.with_suffix("") for path in (run_dir / "checkpoints/cycles").glob("cycle-*.index")]
-    paths.sort(key=lambda path: int(path.name.removeprefix("cycle-")))
+    paths = [path.with_suffix("") for path in (run_dir / "checkpoints/snapshots").glob("snapshot-*.index")]
+    paths.sort(key=lambda path: int(path.name.removeprefix("snapshot-")))
     if count > len(paths):
-        held = "the end of 1 cycle" if len(paths) == 1 else f"the ends of {len(paths)} cycles"
+        held = "1 snapshot" if len(paths) == 1 else f"{len(paths)} snapshots"
         raise UserError(f"{run_dir} holds {held}: lower --snapshots={count}")
     return [str(path) for path in paths[-count:]]
 
@@ -366,7 +366,7 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
 
 def _clear(folder: pathlib.Path) -> None:
     """Removes checkpoints that were not written to their end."""
-    for name in ("ckpt", "cycle"):
+    for name in ("ckpt", "snapshot"):
         for path in folder.rglob(f"{name}-*_temp*"):
             shutil.rmtree(path, ignore_errors=True)
         for data in folder.rglob(f"{name}-*.data-*"):

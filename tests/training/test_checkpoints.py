@@ -73,27 +73,27 @@ def test_load_model_restores_the_weights(saved):
         np.testing.assert_array_equal(one, other)
 
 
-def test_keeps_the_newest_two_and_every_cycle(tmp_path):
+def test_keeps_the_newest_two_and_every_snapshot(tmp_path):
     ours = trainer()
     kept = checkpoints.Checkpoints(tmp_path, ours)
     for number in (1, 2, 3):
         ours.step.assign(number * 10)
         kept.save()
-        kept.save_cycle()
+        kept.save_snapshot()
     assert sorted(path.name for path in tmp_path.glob("checkpoints/ckpt-*.index")) == ["ckpt-20.index", "ckpt-30.index"]
-    assert len(list(tmp_path.glob("checkpoints/cycles/cycle-*.index"))) == 3
+    assert len(list(tmp_path.glob("checkpoints/snapshots/snapshot-*.index"))) == 3
 
 
-def test_last_cycles_are_the_last_by_number(tmp_path):
-    folder = tmp_path / "checkpoints/cycles"
+def test_last_snapshots_are_the_last_by_number(tmp_path):
+    folder = tmp_path / "checkpoints/snapshots"
     folder.mkdir(parents=True)
     for number in (9, 10, 11, 2):
-        (folder / f"cycle-{number}.index").touch()
-    assert checkpoints.last_cycles(tmp_path, 3) == [str(folder / f"cycle-{number}") for number in (9, 10, 11)]
-    with pytest.raises(UserError, match="the ends of 4 cycles: lower --snapshots=5"):
-        checkpoints.last_cycles(tmp_path, 5)
-    with pytest.raises(UserError, match="the ends of 0 cycles"):
-        checkpoints.last_cycles(tmp_path / "nosuch", 2)
+        (folder / f"snapshot-{number}.index").touch()
+    assert checkpoints.last_snapshots(tmp_path, 3) == [str(folder / f"snapshot-{number}") for number in (9, 10, 11)]
+    with pytest.raises(UserError, match="4 snapshots: lower --snapshots=5"):
+        checkpoints.last_snapshots(tmp_path, 5)
+    with pytest.raises(UserError, match="0 snapshots"):
+        checkpoints.last_snapshots(tmp_path / "nosuch", 2)
 
 
 def test_load_weights(saved):
