@@ -62,7 +62,9 @@ def define_train_flags() -> None:
     seeded = "Seed of the weights, the order of the images, the crops and dropout."
     flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
     _define_path("run_dir", "Folder for the run's checkpoints and results. Default: runs/MODEL.")
-    flags.DEFINE_bool("resume", True, "Resume the run in run_dir; --noresume stops with an error if there is one.")
+    flags.DEFINE_bool(
+        "resume", True, "Resume the run in run_dir; --noresume stops with an error if run_dir holds a run."
+    )
     flags.DEFINE_bool("overwrite", False, "Delete the run in run_dir, and start a new one.")
     rows = "Steps between the rows of metrics.csv and the points in TensorBoard."
     flags.DEFINE_integer("log_every", 10, rows, lower_bound=1, upper_bound=INT32_MAX)
@@ -75,7 +77,7 @@ def define_train_flags() -> None:
         "available.",
     )
     flags.DEFINE_bool(
-        "sync_batch_norm", True, "Compute batch statistics over the images of all devices, not of each device."
+        "sync_batch_norm", True, "Batch normalization uses the statistics of the whole batch, not of each device."
     )
     flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA. For a single device.")
     flags.DEFINE_bool("keep_snapshots", True, "Keep the weights at the end of each cycle, for evaluate.py --snapshots.")
@@ -119,7 +121,7 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_integer(
         "snapshots",
         1,
-        "Number of cycles, counted from the last, whose snapshots' softmax to average; 1 uses the newest checkpoint.",
+        "Average the softmax of the last N cycles' snapshots; 1 uses the newest checkpoint.",
         lower_bound=1,
         upper_bound=INT32_MAX,
     )
@@ -129,7 +131,8 @@ def define_evaluate_flags() -> None:
     _define_path(
         "output",
         "File for the result. Default: evaluation.json in a run, evaluation_NAME.json beside a SavedModel or a file. "
-        "The name includes settings (split, images, seed, snapshots, crops, dataset) that differ from train.py's.",
+        "The default name includes each setting (split, images, seed, snapshots, crops, dataset) that differs from "
+        "train.py's own scoring.",
     )
 
     _check_one_of("run_dir", "weights", "saved_model", "tflite")

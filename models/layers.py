@@ -20,8 +20,8 @@ def bfloat16_on_cpu(layer: keras.Layer) -> bool:
 class Conv2D(layers.Conv2D):
     """Keras' convolution, with a faster gradient of its kernel in bfloat16 on a CPU.
 
-    The gradient is the sum of the images' own. Where the feature maps are narrow, it is computed on four images side by
-    side, with zeros between them. The arguments are those of `keras.layers.Conv2D`.
+    The kernel's gradient is the sum of the gradients of the single images. For narrow feature maps, it is computed on
+    four images placed side by side, with zeros between them. The arguments are those of `keras.layers.Conv2D`.
     """
 
     def convolution_op(self, inputs, kernel):

@@ -62,10 +62,10 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> Non
 
 
 def calibration_images(data: TinyImageNet) -> list[np.ndarray]:
-    """Training images, drawn evenly over the split: each (1, 64, 64, 3) float32.
+    """Returns training images at even intervals over the split, each (1, 64, 64, 3) float32.
 
-    Two corners of each, which the centre crop leaves out, are set to 0 and 255: so the scale found for the input is 1,
-    and its uint8 are the pixels themselves.
+    Two corner pixels of each image are set to 0 and 255. The calibrated scale of the input is then 1, so the uint8
+    input holds the pixel values themselves. The centre crop leaves these corners out.
     """
     train = data.splits["train"].images
     chosen = np.linspace(0, len(train) - 1, min(CALIBRATION_IMAGES, len(train))).astype(int)
