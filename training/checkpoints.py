@@ -51,12 +51,7 @@ OUTDATED = (
     "evaluation_saved_model*.json",
 )
 """Files that training makes outdated, beside the SavedModel. They do not record their step."""
-CHECKPOINTS = (
-    "checkpoints/checkpoint",
-    "checkpoints/ckpt-*",
-    "checkpoints/snapshots/checkpoint",
-    "checkpoints/snapshots/snapshot-*",
-)
+CHECKPOINTS = ("checkpoints/ckpt-*", "checkpoints/snapshots/snapshot-*")
 DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # TensorFlow's errors for a damaged checkpoint.
 
 
@@ -223,7 +218,7 @@ class Checkpoints:
         """The step of the newest checkpoint: the step that a restart resumes from."""
         self._trainer = trainer
         self._seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-        everything = tf.train.Checkpoint(
+        self._everything = tf.train.Checkpoint(
             model=trainer.model,
             optimizer=trainer.optimizer,
             step=trainer.step,
@@ -232,11 +227,9 @@ class Checkpoints:
             not_finite=trainer.not_finite,
             seconds=self._seconds,
         )
-        weights = tf.train.Checkpoint(model=trainer.model)
-        folder, snapshots = run_dir / "checkpoints", run_dir / "checkpoints/snapshots"
-        _clear(folder)
-        self._newest = tf.train.CheckpointManager(everything, str(folder), MAX_TO_KEEP)
-        self._snapshots = tf.train.CheckpointManager(weights, str(snapshots), None, checkpoint_name="snapshot")
+        self._weights = tf.train.Checkpoint(model=trainer.model)
+        self._run_dir = run_dir
+        _clear(run_dir / "checkpoints")
         self._saved = self._clock = time.monotonic()
 
     def restore(self, run_dir: pathlib.Path) -> None:
@@ -246,7 +239,7 @@ class Checkpoints:
           UserError: if all checkpoints are damaged.
         """
         if _steps(run_dir):
-            self.step = _restore_newest(run_dir, lambda path: self._newest.checkpoint.restore(path).assert_consumed())
+            self.step = _restore_newest(run_dir, lambda path: self._everything.read(path).assert_consumed())
             self.seconds = float(self._seconds)
         self._saved = self._clock = time.monotonic()
 
@@ -274,8 +267,10 @@ class Checkpoints:
         """
         self._seconds.assign(self.seconds)
         step = int(self._trainer.step.numpy())
-        with _writing(self._newest.directory):
-            self._newest.save(step)
+        self._write(self._everything, f"checkpoints/ckpt-{step}")
+        for old in _steps(self._run_dir)[MAX_TO_KEEP:]:
+            for path in self._run_dir.glob(f"checkpoints/ckpt-{old}.*"):
+                path.unlink()
         self.step = step
         self._saved = self._clock = time.monotonic()
 
@@ -285,13 +280,21 @@ class Checkpoints:
         Raises:
           UserError: if they cannot be written.
         """
-        with _writing(self._snapshots.directory):
-            self._snapshots.save(int(self._trainer.step.numpy()))
+        self._write(self._weights, f"checkpoints/snapshots/snapshot-{self._trainer.step.numpy()}")
 
     def remove_snapshot(self, step: int) -> None:
         """Removes the snapshot of a step, if there is one."""
-        for path in pathlib.Path(self._snapshots.directory).glob(f"snapshot-{step}.*"):
+        for path in self._run_dir.glob(f"checkpoints/snapshots/snapshot-{step}.*"):
             path.unlink()
+
+    def _write(self, checkpoint: tf.train.Checkpoint, name: str) -> None:
+        path = self._run_dir / name
+        try:
+            checkpoint.write(str(path))
+        except tf.errors.OpError as error:  # ResourceExhaustedError if the disk is full.
+            _clear(path.parent)
+            remedy = "make room or fix the path, and start the same command again to resume from the last checkpoint"
+            raise UserError(f"cannot write to {path.parent} ({error.message}): {remedy}") from error
 
 
 def load_model(run_dir: pathlib.Path) -> tuple[keras.Model, int]:
@@ -319,7 +322,7 @@ def load_weights(model: keras.Model, path: str) -> None:
       UserError: if it is damaged, or another network's.
     """
     try:
-        tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
+        tf.train.Checkpoint(model=model).read(path).assert_existing_objects_matched().expect_partial()
     except DAMAGED as error:
         raise UserError(f"checkpoint {path} is damaged, or of another network: pass another --run_dir") from error
 
@@ -339,11 +342,7 @@ def last_snapshots(run_dir: pathlib.Path, count: int) -> list[str]:
 
 
 def _steps(run_dir: pathlib.Path) -> list[int]:
-    """Returns the steps of the run's checkpoints, the newest first.
-
-    TensorFlow's own list, the file `checkpoint`, may be damaged too, so the checkpoints themselves count. The index of
-    a checkpoint is written last.
-    """
+    """Returns the steps of the run's checkpoints, the newest first. The index of a checkpoint is written last."""
     names = [path.stem.removeprefix("ckpt-") for path in (run_dir / "checkpoints").glob("ckpt-*.index")]
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
@@ -372,14 +371,3 @@ def _clear(folder: pathlib.Path) -> None:
         for data in folder.rglob(f"{name}-*.data-*"):
             if not data.with_name(f"{data.name.partition('.data-')[0]}.index").exists():
                 data.unlink()
-
-
-@contextlib.contextmanager
-def _writing(folder: str) -> Iterator[None]:
-    """Turns TensorFlow's error for a full disk, ResourceExhaustedError, into a UserError."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        _clear(pathlib.Path(folder))
-        remedy = "make room or fix the path, and start the same command again to resume from the last checkpoint"
-        raise UserError(f"cannot write to {folder} ({error.message}): {remedy}") from error
