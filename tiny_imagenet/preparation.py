@@ -42,12 +42,15 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
         builder = make_builder()
         folder = pathlib.Path(builder.data_dir)
         if folder.exists():
-            builder.info.metadata["words"], builder.info.splits["train"]
+            words, _ = builder.info.metadata["words"], builder.info.splits["train"]
             file_format = builder.info.file_format
+            labels = folder / "label.labels.txt"
+            if not labels.exists() or len(labels.read_text().split()) != len(words):
+                raise ValueError(f"{labels.name} does not name all classes")
     except (UserError, OSError):
         raise
     except Exception as error:  # TFDS does not check these files.
-        raise _damaged(folder, f"dataset_info.json or metadata.json: {error}") from error
+        raise _damaged(folder, f"dataset_info.json, metadata.json or label.labels.txt: {error}") from error
     if (folder / "decoded").exists():
         return builder
     if file_format is not tfds.core.FileFormat.TFRECORD:

@@ -330,7 +330,7 @@ def test_nothing_is_unpickled(form, whole, tmp_path, monkeypatch):
     assert not pathlib.Path("exploded").exists()
 
 
-@pytest.mark.parametrize("file", ["dataset_info.json", "metadata.json"])
+@pytest.mark.parametrize("file", ["dataset_info.json", "metadata.json", "label.labels.txt"])
 @pytest.mark.parametrize("content", [None, b"", b"\xff\0{", b"{}"])
 def test_damaged_info(file, content, whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
