@@ -29,9 +29,9 @@ def googlenet(
 ) -> keras.Model:
     """GoogLeNet for 56x56 images: nine inception modules.
 
-    The paper's network has 1,162,983 parameters with its auxiliary classifiers. This one has 1,166,158, because batch
-    normalization replaces the bias of every convolution: without it, the network does not learn at the paper's learning
-    rate of 0.1.
+    With biases, as in the paper, it has 1,162,983 parameters with its auxiliary classifiers (the paper: 1.1 million).
+    Here it has 1,166,158, because batch normalization replaces the bias of every convolution: without it, the network
+    does not learn at the paper's learning rate of 0.1.
 
     Args:
       num_classes: The number of logits.

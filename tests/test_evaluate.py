@@ -82,7 +82,7 @@ def oracle(synthetic_run, synthetic_data_dir):
 
 @pytest.fixture(scope="module")
 def snapshots_oracle(two_snapshots, synthetic_data_dir):
-    """The same, but the mean of the two cycles' softmaxes."""
+    """The same, but the mean of the two snapshots' softmaxes."""
     (first, labels), (second, _) = (softmaxes(model, synthetic_data_dir) for model in two_snapshots[1])
     assert np.abs(first - second).max() > 0.05
     return (first + second) / 2, labels

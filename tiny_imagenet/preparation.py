@@ -7,6 +7,7 @@ the next one removes what a killed process left behind.
 import errno
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -45,7 +46,8 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
             words, _ = builder.info.metadata["words"], builder.info.splits["train"]
             file_format = builder.info.file_format
             labels = folder / "label.labels.txt"
-            if not labels.exists() or len(labels.read_text().split()) != len(words):
+            wnids = re.findall(r"^n\d{8}$", labels.read_text(), re.MULTILINE) if labels.exists() else []
+            if len(set(wnids)) != len(words):
                 raise ValueError(f"{labels.name} does not name all classes")
     except (UserError, OSError):
         raise
@@ -102,12 +104,14 @@ def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
     partial = decoded.with_name(f"decoded.incomplete.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    options = tf.data.Options()
+    options.autotune.enabled = False  # The end of a program would wait for its thread, which sleeps up to a minute.
     try:
         for name, info in builder.info.splits.items():
             shape = (info.num_examples, IMAGE_SIZE, IMAGE_SIZE, 3)
             labels, ids = [], []
             total = np.zeros(shape[1:], np.uint64)
-            read_config = tfds.ReadConfig(interleave_cycle_length=1)
+            read_config = tfds.ReadConfig(interleave_cycle_length=1, options=options)
             batches = builder.as_dataset(split=name, read_config=read_config).batch(DECODE_BATCH).prefetch(2)
             with open(partial / f"{name}_images.npy", "wb") as file:
                 _write_header(file, np.uint8, shape)

@@ -5,7 +5,6 @@ from __future__ import annotations  # So that an old Python gets as far as the m
 import contextlib
 import glob
 import importlib.util
-import logging
 import os
 import shutil
 import sys
@@ -15,8 +14,6 @@ from collections.abc import Iterator
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
-# Errors alone: after the one line about a damaged checkpoint, TensorFlow would warn of each variable in it.
-logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 # The packages in setup.cfg, by the names that a Python program imports.
 PACKAGES = {
@@ -74,6 +71,8 @@ def _set_up_devices() -> str | None:
     """Lets the GPUs' memory grow, and returns what to say about a GPU that TensorFlow does not see."""
     import tensorflow as tf
 
+    # After the one line about a damaged checkpoint, TensorFlow would warn of each variable in it.
+    tf.get_logger().setLevel("ERROR")
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         with contextlib.suppress(RuntimeError):  # TensorFlow has started the device already.

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -260,7 +261,7 @@ class Checkpoints:
         return datetime.timedelta(seconds=round(self.seconds))
 
     def save(self) -> None:
-        """Writes a checkpoint, and then removes the oldest.
+        """Writes a checkpoint, and then removes all but this one and the one before.
 
         Raises:
           UserError: if it cannot be written. The others are kept.
@@ -268,8 +269,10 @@ class Checkpoints:
         self._seconds.assign(self.seconds)
         step = int(self._trainer.step.numpy())
         self._write(self._everything, f"checkpoints/ckpt-{step}")
-        for old in _steps(self._run_dir)[MAX_TO_KEEP:]:
-            for path in self._run_dir.glob(f"checkpoints/ckpt-{old}.*"):
+        steps = _steps(self._run_dir)
+        kept = [number for number in steps if number <= step][:MAX_TO_KEEP]
+        for number in set(steps) - set(kept):  # Later ones are damaged: the run resumed from before them.
+            for path in self._run_dir.glob(f"checkpoints/ckpt-{number}.*"):
                 path.unlink()
         self.step = step
         self._saved = self._clock = time.monotonic()
@@ -291,6 +294,9 @@ class Checkpoints:
         path = self._run_dir / name
         try:
             checkpoint.write(str(path))
+            for file in path.parent.glob(f"{path.name}.*"):
+                with open(file, "rb+") as written:
+                    os.fsync(written.fileno())  # TensorFlow does not, and an older checkpoint is removed next.
         except tf.errors.OpError as error:  # ResourceExhaustedError if the disk is full.
             _clear(path.parent)
             remedy = "make room or fix the path, and start the same command again to resume from the last checkpoint"

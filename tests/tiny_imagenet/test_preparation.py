@@ -341,6 +341,15 @@ def test_damaged_info(file, content, whole, tmp_path):
     check_damaged(tmp_path, tmp_path)
 
 
+def test_truncated_labels(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path) / "label.labels.txt"
+    content = path.read_bytes().rstrip()
+    path.unlink()
+    path.write_bytes(content[:-1])
+    check_damaged(tmp_path, tmp_path)
+
+
 @pytest.mark.parametrize("spoil", [lambda data: data[:999], lambda data: data[:99] + b"x" + data[100:], None])
 def test_damaged_shards(spoil, whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)

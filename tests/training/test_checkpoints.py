@@ -165,6 +165,24 @@ def test_goes_on_from_the_one_before_a_damaged_checkpoint(tmp_path, saved, capsy
     assert int(later.step) == 9
 
 
+def test_damaged_checkpoints_take_no_place(tmp_path):
+    """Neither on the disk, nor of the two that are kept."""
+    ours = trainer()
+    kept = checkpoints.Checkpoints(tmp_path, ours)
+
+    def save(step):
+        ours.step.assign(step)
+        kept.save()
+        return {path.stem for path in tmp_path.glob("checkpoints/ckpt-*.index")}
+
+    save(10)
+    assert save(20) == {"ckpt-10", "ckpt-20"}
+    for damaged in (30, 25):
+        (tmp_path / f"checkpoints/ckpt-{damaged}.index").write_bytes(b"half")
+    kept.restore(tmp_path)
+    assert save(22) == {"ckpt-20", "ckpt-22"}
+
+
 def test_checkpoint_half_written_is_none(copy):
     """The index comes last."""
     half = copy / "checkpoints/ckpt-9.data-00000-of-00001"

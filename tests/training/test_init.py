@@ -87,7 +87,11 @@ def test_the_line_is_printed_once(tmp_path):
         pytest.skip("TensorFlow sees a GPU")
     (tmp_path / "nvidia-smi").write_text("")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    (tmp_path / "tensorflow.py").write_text("class config: list_physical_devices = staticmethod(lambda kind: [])")
+    (tmp_path / "tensorflow.py").write_text(
+        "import logging\n"
+        "get_logger = logging.getLogger\n"
+        "class config: list_physical_devices = staticmethod(lambda kind: [])"
+    )
     environment = {"PATH": str(tmp_path), "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
     command = [sys.executable, "-S", "-c", "import training"]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
