@@ -104,14 +104,12 @@ def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
     partial = decoded.with_name(f"decoded.incomplete.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    options = tf.data.Options()
-    options.autotune.enabled = False  # The end of a program would wait for its thread, which sleeps up to a minute.
     try:
         for name, info in builder.info.splits.items():
             shape = (info.num_examples, IMAGE_SIZE, IMAGE_SIZE, 3)
             labels, ids = [], []
             total = np.zeros(shape[1:], np.uint64)
-            read_config = tfds.ReadConfig(interleave_cycle_length=1, options=options)
+            read_config = tfds.ReadConfig(interleave_cycle_length=1)
             batches = builder.as_dataset(split=name, read_config=read_config).batch(DECODE_BATCH).prefetch(2)
             with open(partial / f"{name}_images.npy", "wb") as file:
                 _write_header(file, np.uint8, shape)

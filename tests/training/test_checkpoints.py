@@ -140,6 +140,16 @@ def test_damaged_checkpoint(copy, damage, name, caplog):
     assert not caplog.records
 
 
+def test_checkpoint_without_the_weights(tmp_path):
+    checkpoints.write_json(tmp_path / "config.json", CONFIG)
+    ours = trainer()
+    tf.train.Checkpoint(step=ours.step).write(str(tmp_path / "checkpoints/ckpt-9"))
+    with pytest.raises(UserError, match="ckpt-9 is damaged"):
+        checkpoints.Checkpoints(tmp_path, ours).restore(tmp_path)
+    with pytest.raises(UserError, match="ckpt-9 is damaged"):
+        checkpoints.load_model(tmp_path)
+
+
 def test_goes_on_from_the_one_before_a_damaged_checkpoint(tmp_path, saved, capsys):
     path, ours = saved
     shutil.copytree(path, tmp_path, dirs_exist_ok=True)
