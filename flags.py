@@ -316,6 +316,8 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
             sys.exit(1)
 
     description = sys.modules[main.__module__].__doc__ or ""
+    if hasattr(sys.stdout, "reconfigure"):  # It has none if the program was started without an output.
+        sys.stdout.reconfigure(errors="backslashreplace")  # For names of files that the terminal cannot show.
     try:
         try:
             app.run(guarded, argv, flags_parser=lambda argv: _parse(argv, description))

@@ -23,6 +23,7 @@ PACKAGES = {
     "keras": "Keras",
     "matplotlib": "Matplotlib",
     "numpy": "NumPy",
+    "PIL": "Pillow",
     "portalocker": "portalocker",
     "tensorboard": "TensorBoard",
     "tensorflow": "TensorFlow",

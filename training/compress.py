@@ -7,6 +7,7 @@ The paper's section 2.5 mentions SqueezeNet in less than 0.5 MB, by the deep com
 import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
 
 import pathlib
+import shlex
 
 import keras
 import numpy as np
@@ -130,7 +131,7 @@ def main(_) -> None:
     with checkpoints.lock(run_dir):
         path = compress(run_dir, data, FLAGS.num_epochs, FLAGS.learning_rate)
     print(f"{path.stat().st_size:,} bytes written to {path}")
-    print(f"Score it:  python evaluate.py --model={config['model']} --weights={path}")
+    print(f"Score it:  python evaluate.py --model={config['model']} --weights={shlex.quote(str(path))}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_every_dependency_is_known():
     config = configparser.ConfigParser(inline_comment_prefixes="#")
     config.read(REPOSITORY / "setup.cfg")
     required = re.findall(r"^[\w-]+", config["options"]["install_requires"], re.MULTILINE)
-    modules = {name.replace("-", "_").removesuffix("_py") for name in required}
+    modules = {name.replace("-", "_").removesuffix("_py").replace("pillow", "PIL") for name in required}
     assert modules == set(training.PACKAGES)
 
 
