@@ -241,6 +241,15 @@ def test_help_of_a_process(run_script):
     assert "One of: baseline, alexnet" in result.stdout and "absl" not in result.stdout.split("--helpfull")[0]
 
 
+def test_names_that_the_terminal_cannot_show():
+    """They are printed with escapes."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    with defined("train"), contextlib.redirect_stdout(terminal), pytest.raises(SystemExit) as caught:
+        flags.run(lambda argv: print("你好", os.fsdecode(b"caf\xe9")), ["train.py", "--model=baseline"])
+    assert not caught.value.code
+    assert terminal.buffer.getvalue() == rb"\u4f60\u597d caf\udce9" + os.linesep.encode()
+
+
 def raises(error, *arguments):
     """The result of train.py if its main raises an error."""
 
