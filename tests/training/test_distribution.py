@@ -19,14 +19,16 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 NO_GPU = {"PYTHONPATH": str(TESTS.parent), "CUDA_VISIBLE_DEVICES": "-1"}
 STEPS = 20
 FLAGS = "--model=small_without_dropout --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=20 --log_every=1"
-FLAGS += " --learning_rate=0.01 --precision=float32"  # At 0.1 the first steps enlarge a difference of rounding.
+# At a learning rate of 0.1, the first steps enlarge a difference of rounding.
+FLAGS += " --learning_rate=0.01 --precision=float32 --sync_batch_norm"
 
 # On two devices and on one: a few steps of a network with batch normalization, a float16 step that overflows among
 # them; and the masks of dropout.
 DEVICES = """
 import training
-import json
+import collections, json
 import keras, numpy as np, tensorflow as tf
+from models.layers import BatchNormalization
 from training import distribution
 from training.step import Trainer
 
@@ -35,6 +37,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 STRATEGIES = {1: distribution.get_strategy("none"), 2: distribution.get_strategy("mirrored")}
 SETTINGS = {"learning_rate": 0.1, "cycle_steps": 50.0, "momentum": 0.9, "weight_decay": 1e-2, "clip_norm": 0.5}
 MEAN = np.full((64, 64, 3), 120, np.float32)
+recorded = []  # The last batch.
 
 
 def steps(trainer, strategy, numbers):
@@ -43,16 +46,18 @@ def steps(trainer, strategy, numbers):
         rng = np.random.default_rng(number)
         labels = rng.integers(0, 4, 8)
         images = rng.integers(0, 60 + 60 * labels[:, None, None, None], (8, 56, 56, 3)).astype(np.uint8)
-        crop_index = rng.integers(0, 10, 8)
+        crop_index = rng.integers(0, 162, 8)
         size = 8 // strategy.num_replicas_in_sync
-        trainer.train_step(*(
+        batch = [
             strategy.experimental_distribute_values_from_function(
                 lambda context: tf.constant(values[size * context.replica_id_in_sync_group :][:size]))
-            for values in (images, crop_index, labels)))
+            for values in (images, crop_index, labels)]
+        trainer.train_step(*batch)
+        recorded[:] = [batch]
         yield
 
 
-def train(devices, precision="float32", sync_batch_norm=True):
+def train(devices, precision="float32", sync_batch_norm=True, jit_compile=False):
     strategy = STRATEGIES[devices]
     assert strategy.num_replicas_in_sync == devices
     keras.utils.set_random_seed(0)
@@ -60,13 +65,13 @@ def train(devices, precision="float32", sync_batch_norm=True):
     with strategy.scope():
         inputs = keras.Input((56, 56, 3))
         x = keras.layers.Conv2D(8, 5, strides=4, use_bias=False)(inputs)
-        x = keras.layers.BatchNormalization(momentum=0.5)(x)
+        x = (keras.layers.BatchNormalization if sync_batch_norm else BatchNormalization)(momentum=0.5)(x)
         x = keras.layers.ReLU()(x)
         x = keras.layers.GlobalAveragePooling2D()(x)
         model = keras.Model(inputs, keras.layers.Dense(4, dtype="float32")(x))
-        trainer = Trainer(model, MEAN, sync_batch_norm=sync_batch_norm, **SETTINGS)
+        trainer = Trainer(model, MEAN, sync_batch_norm=sync_batch_norm, jit_compile=jit_compile, **SETTINGS)
         if precision == "mixed_float16":
-            trainer.optimizer.dynamic_scale.assign(2.0**24)
+            trainer.loss_scale.assign(2.0**24)
     losses, norms = [], []
     for _ in steps(trainer, strategy, range(20)):
         means = trainer.means()
@@ -77,7 +82,11 @@ def train(devices, precision="float32", sync_batch_norm=True):
         first, *others = strategy.experimental_local_results(weight.value)
         assert all(np.array_equal(first, other) for other in others), weight.path
     weights = [value for weight in model.weights for value in weight.numpy().ravel().tolist()]
-    return {"loss": losses, "norm": norms, "weights": weights, "skipped": int(trainer.skipped.numpy())}
+    batch = [value for value in recorded[-1]]
+    graph = trainer.train_step.get_concrete_function(*batch).graph
+    counts = collections.Counter(operation.type for operation in graph.get_operations())
+    return {"loss": losses, "norm": norms, "weights": weights, "skipped": int(trainer.skipped.numpy()),
+            "reductions": counts["CollectiveReduceV2"] / devices}
 
 
 def masks(devices, seed, first, last):
@@ -113,7 +122,10 @@ print(json.dumps({
     "one": train(1),
     "two": train(2),
     "not synchronized": train(2, sync_batch_norm=False),
+    "compiled": train(2, sync_batch_norm=False, jit_compile=True),
     "float16": train(2, "mixed_float16"),
+    "bfloat16": train(2, "mixed_bfloat16"),
+    "one in bfloat16": train(1, "mixed_bfloat16"),
     "masks": masks(2, 0, 0, 4),
     "resumed": masks(2, 0, 2, 4),
     "another seed": masks(2, 1, 0, 4),
@@ -148,6 +160,23 @@ def test_two_devices_train_as_one(on_devices):
     assert min(one["norm"]) < 0.5 < max(one["norm"])  # So that some steps are clipped, and some are not.
     for name in ("loss", "norm", "weights"):
         assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-4)
+
+
+def test_two_devices_train_as_one_in_16_bits(on_devices):
+    one, two = on_devices["one in bfloat16"], on_devices["bfloat16"]
+    for name in ("loss", "norm", "weights"):
+        assert two[name] == pytest.approx(one[name], rel=0.05, abs=0.05)
+
+
+def test_xla_compiles_the_steps_of_two_devices(on_devices):
+    plain, compiled = on_devices["not synchronized"], on_devices["compiled"]
+    for name in ("loss", "norm", "weights"):
+        assert compiled[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-3)
+
+
+def test_two_devices_exchange_gradients_once(on_devices):
+    """All gradients and what is measured in one exchange, all batch statistics in another."""
+    assert on_devices["not synchronized"]["reductions"] == 2
 
 
 def test_batch_norm_of_each_device_alone_is_another_network(on_devices):
