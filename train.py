@@ -107,7 +107,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(config["precision"])
     with strategy.scope():
-        options = {} if FLAGS.dropout is None else {"dropout": FLAGS.dropout}
+        options = {"dropout": FLAGS.dropout} if FLAGS.dropout else {}
         model = models.build(FLAGS.model, training=True, **options)
         trainer = Trainer(
             model,
