@@ -104,7 +104,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     reporter = Reporter(out_dir, saved.step, schedule, stopwatch)
     again = "again without --overwrite" if FLAGS.overwrite else "the same command again"
     stop = StopRequest(strategy, reporter.say, again)
-    classify = evaluation.classifier(trainer.model, data.mean_image)
+    classify = distribution.on_every_device(evaluation.classifier(trainer.model, data.mean_image), strategy)
 
     def validate(step):
         with stop.at_once(step):

@@ -29,7 +29,8 @@ import training
 import collections, json
 import keras, numpy as np, tensorflow as tf
 from models.layers import BatchNormalization
-from training import distribution
+from tiny_imagenet import input_pipeline
+from training import distribution, evaluation
 from training.step import Trainer
 
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -118,7 +119,24 @@ def masks(devices, seed, first, last):
     return found
 
 
+def probabilities(devices, images):
+    model = keras.Sequential([keras.Input((56, 56, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)])
+    classify = distribution.on_every_device(evaluation.classifier(model, MEAN), STRATEGIES[devices])
+    split = input_pipeline.Split(images, np.zeros(len(images), np.int64), np.zeros(len(images), str))
+    return evaluation.predict(classify, split, batch_size=9).tolist()
+
+
+def scored(devices):
+    '''By the weights of one network, in batches of 9, 9 and 1.'''
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    with STRATEGIES[devices].scope():
+        return probabilities(devices, np.random.default_rng(0).integers(0, 256, (19, 64, 64, 3)).astype(np.uint8))
+
+
 print(json.dumps({
+    "scored by one": scored(1),
+    "scored by two": scored(2),
     "one": train(1),
     "two": train(2),
     "not synchronized": train(2, sync_batch_norm=False),
@@ -179,6 +197,13 @@ def test_two_devices_exchange_gradients_once(on_devices):
     assert on_devices["not synchronized"]["reductions"] == 2
 
 
+def test_each_device_scores_its_part(on_devices):
+    one, two = on_devices["scored by one"], on_devices["scored by two"]
+    assert len(one) == len(two) == 19
+    for expected, found in zip(one, two, strict=True):
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
 def test_batch_norm_of_each_device_alone_is_another_network(on_devices):
     two = on_devices["not synchronized"]
     assert two["loss"][0] != pytest.approx(on_devices["one"]["loss"][0], abs=1e-4)
@@ -236,7 +261,7 @@ def test_run_on_two_devices(tmp_path, run_script, flags, expected):
     script.write_text(TWO_DEVICES)
     run_dir = tmp_path / "run"
     program = [script, TESTS / "small.py"]
-    result = run_script(*program, *flags, "--distribute=mirrored", f"--run_dir={run_dir}", **NO_GPU)
+    result = run_script(*program, *flags, "--distribute=mirrored", "--deterministic", f"--run_dir={run_dir}", **NO_GPU)
     assert result.returncode == 0, result.stderr
     assert_same(losses(run_dir), expected)
     assert (run_dir / "saved_model/saved_model.pb").exists()
