@@ -22,7 +22,7 @@ import flags
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import checkpoints, evaluation, export, pictures, tflite
+from training import evaluation, export, pictures, run_directory, tflite
 
 # Pillow warns of a picture of more pixels, and refuses one of more than twice as many. Phones take up to 200 million.
 Image.MAX_IMAGE_PIXELS = 100_000_000
@@ -88,7 +88,7 @@ def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
         signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
         classify = tf.function(lambda images: model(images, training=False), input_signature=signature)
     else:
-        if FLAGS.weights and checkpoints.dataset_of(file := pathlib.Path(FLAGS.weights)) != "full":
+        if FLAGS.weights and run_directory.dataset_of(file := pathlib.Path(FLAGS.weights)) != "full":
             run_dir = shlex.quote(str(file.parent))
             raise UserError(f"{file} has other classes than Tiny ImageNet: use --run_dir={run_dir}")
         model = export.load_weights(FLAGS.model, FLAGS.weights or weights.SHIPPED)
