@@ -5,7 +5,12 @@ import os
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # On a GPU too, float32 is float32.
 USERS_ENVIRONMENT = dict(os.environ)  # As it is before `training` sets TensorFlow's.
 
-import training  # noqa: E402, F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import stderr  # noqa: E402, I001  # `training` sets TensorFlow's environment, so it comes first.
+
+with stderr.quiet():  # What TensorFlow's libraries log while they load.
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
 
 import concurrent.futures  # noqa: E402
 import importlib  # noqa: E402
@@ -16,7 +21,6 @@ import sys  # noqa: E402
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
-import tensorflow as tf  # noqa: E402
 
 import command_line  # noqa: E402
 import small  # noqa: E402
