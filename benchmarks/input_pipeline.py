@@ -5,7 +5,7 @@ decoded array that this project reads too: the ratio to it compares the pipeline
 the archive: the ratio to it includes the decoding, which this project does once, before training.
 """
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import functools
 import importlib.util
@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
-from flags import DATASETS, FLAGS, define_data_flags, run
+from flags import DATASETS, FLAGS, define_data_flags
 from tiny_imagenet import crops, input_pipeline
 
 WORKERS = os.cpu_count()
@@ -135,4 +135,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)
