@@ -13,12 +13,12 @@ from absl import app, flags, logging
 
 import models
 from tiny_imagenet.errors import DISK_FULL, UserError
+from tiny_imagenet.input_pipeline import DATASETS
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # The flags belong to the program that defines them, not to this module.
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
-DATASETS = ("full", "synthetic")
 
 
 def define_data_flags() -> None:

@@ -17,12 +17,11 @@ import models
 from models.layers import to_plain_keras
 from tiny_imagenet import locks
 from tiny_imagenet.errors import UserError
-from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
+from tiny_imagenet.input_pipeline import DATASETS
 from training.files import remove_folder, replace_file
 from training.step import Trainer
 from training.summaries import EVENTS
 
-DATASETS = {config.name for config in Builder.BUILDER_CONFIGS}
 MAX_TO_KEEP = 2
 WRITTEN = (
     "checkpoints",
