@@ -69,7 +69,7 @@ def _builder(dataset: str, data_dir: str | None, archive: str | None) -> tfds.co
     """Returns the builder, after checking TFDS' files about data that is already prepared."""
     folder = "the prepared data"
     try:
-        builder = tfds.builder(f"tiny_imagenet/{dataset}", data_dir=data_dir, archive=archive)
+        builder = tfds.builder_cls("tiny_imagenet")(config=dataset, data_dir=data_dir, archive=archive)
         folder = pathlib.Path(builder.data_dir)
         if folder.exists():
             words, _ = builder.info.metadata["words"], builder.info.splits["train"]

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+if os.path.expanduser("~") == "~":  # Without a home folder, TensorFlow would make a folder named ~ for .keras.
+    os.environ.setdefault("KERAS_HOME", "/tmp/.keras")
 
 # The packages in setup.cfg, by the names that a Python program imports.
 PACKAGES = {

@@ -2,6 +2,7 @@
 
 import pathlib
 import pickle
+import pwd
 import re
 import zipfile
 from collections.abc import Callable
@@ -402,6 +403,18 @@ def test_synthetic_takes_no_archive(tmp_path):
 def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert tfds.builder("tiny_imagenet/synthetic", data_dir="~/x").data_dir_root == tmp_path / "x"
+
+
+def test_without_a_home_folder(tmp_path, monkeypatch):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(UserError, match=r" ~/x: the home folder is not known: pass --data_dir=PATH .* TFDS_DATA_DIR"):
+        tfds.load("tiny_imagenet/synthetic", data_dir="~/x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_configs_and_pickling(tmp_path):

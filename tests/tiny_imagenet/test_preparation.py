@@ -24,6 +24,7 @@ import tensorflow_datasets as tfds
 from tiny_imagenet import input_pipeline, preparation, tiny_imagenet_dataset_builder
 from tiny_imagenet.errors import UserError
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 COUNTS = {"num_classes": 10, "train_per_class": 20, "validation_per_class": 5, "test_images": 50}
 
 
@@ -256,6 +257,30 @@ def test_a_place_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not prepared there yet; give a --data_dir that can be written"):
         load(tmp_path / "file" / "data")
+
+
+WITHOUT_A_HOME_FOLDER = """
+import os, pwd, runpy, sys
+
+def unknown(uid):
+    raise KeyError(uid)
+
+pwd.getpwuid = unknown
+os.environ.pop("HOME", None)
+os.environ.pop("TFDS_DATA_DIR", None)
+del sys.argv[0]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_without_a_home_folder(tmp_path, assert_one_line):
+    """As in a container that runs as a user without a name: TFDS' default folder is ~/tensorflow_datasets."""
+    command = [sys.executable, "-c", WITHOUT_A_HOME_FOLDER, str(REPOSITORY / "train.py")]
+    command += ["--model=baseline", "--dataset=synthetic"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert_one_line(result, 1, "train.py: ~/tensorflow_datasets: the home folder is not known: pass --data_dir=PATH")
+    assert not (tmp_path / "~").exists()
 
 
 def test_prepared_data_gets_no_lock_file(whole, tmp_path):
