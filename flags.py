@@ -6,13 +6,12 @@ from collections.abc import Callable
 from absl import flags
 
 import models
-from tiny_imagenet import input_pipeline
+from tiny_imagenet.input_pipeline import AUGMENTATIONS, DATASETS
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # The flags belong to the program that defines them, whose --help lists them.
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
-DATASETS = ("full", "synthetic")
 
 
 def define_data_flags() -> None:
@@ -39,7 +38,7 @@ def define_train_flags() -> None:
     flags.DEFINE_enum(
         "augmentation",
         "ten_crop",
-        input_pipeline.AUGMENTATIONS,
+        AUGMENTATIONS,
         "Crops to train on. ten_crop: one of the paper's ten of each image in every step, at random; uniform: one of "
         "those at all 81 offsets, mirrored or not, as in the paper's reference [11]; all_crops: all ten, which takes "
         "ten times the time and memory.",

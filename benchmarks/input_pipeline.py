@@ -21,13 +21,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
-from flags import DATASETS, FLAGS, define_data_flags
+from flags import FLAGS, define_data_flags
 from tiny_imagenet import crops, input_pipeline
 
 WORKERS = os.cpu_count()
 
 define_data_flags()
-flags.DEFINE_enum("dataset", "full", DATASETS, "Tiny ImageNet, or pictures drawn by code.")
+flags.DEFINE_enum("dataset", "full", input_pipeline.DATASETS, "Tiny ImageNet, or pictures drawn by code.")
 flags.DEFINE_integer("batch_size", 256, "Images per batch.", lower_bound=1)
 flags.DEFINE_float("seconds", 10.0, "How long each of the three is measured.", lower_bound=0.1)
 flags.DEFINE_integer("files", 20_000, "JPEG files to write, at most, for PyTorch to read.", lower_bound=1)
