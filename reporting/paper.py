@@ -26,6 +26,7 @@ SETTINGS = {
     "num_epochs": 10,
     "num_cycles": 5,
     "nesterov": True,
+    "augmentation": "ten_crop",
     "weight_decay": 1e-4,
     "clip_norm": 10.0,
     "sync_batch_norm": True,

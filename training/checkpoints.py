@@ -18,7 +18,7 @@ from models.layers import to_plain_keras
 from tiny_imagenet import locks
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
-from training.files import remove_folder, replace_file
+from training.files import read_json, remove_folder, replace_file
 from training.step import Trainer
 from training.summaries import EVENTS
 
@@ -151,15 +151,6 @@ def _read_own_config(run_dir: pathlib.Path) -> dict | None:
             raise UserError(f"{path} was not written by a run of this project: pass another --run_dir")
         return None
     return read_config(run_dir)
-
-
-def read_json(path: pathlib.Path) -> dict:
-    """Returns the content of a JSON file; empty if there is none, or it is damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def remove_run(run_dir: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
-"""Writes files so that a crash never leaves half of one; removes folders."""
+"""Reads JSON files; writes files so that a crash never leaves half of one; removes folders."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -27,6 +28,15 @@ def replace_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Returns the content of a JSON file; empty if there is none, or it holds no object."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def remove_folder(path: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training import checkpoints
+from training import checkpoints, files
 
 FILE = "provenance.json"
 
@@ -41,7 +41,7 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> list[str]:
     """
     path = run_dir / FILE
     try:
-        starts = [start for start in checkpoints.read_json(path)["starts"] if start["step"] < step]
+        starts = [start for start in files.read_json(path)["starts"] if start["step"] < step]
     except (TypeError, KeyError):
         starts = []
     start = {

@@ -8,7 +8,7 @@ import flags
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import checkpoints, export
+from training import checkpoints, export, files
 
 
 def ship(run_dir: pathlib.Path) -> pathlib.Path:
@@ -26,7 +26,7 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
     model, step = checkpoints.load_model(run_dir)
     if checkpoints.read_config(run_dir)["dataset"] != "full":
         raise UserError(f"{run_dir} was trained on synthetic data")
-    scores = checkpoints.read_json(run_dir / "evaluation_ten_crop.json")
+    scores = files.read_json(run_dir / "evaluation_ten_crop.json")
     if scores.get("step", -1) != step:
         raise UserError(f"score {run_dir} first: python evaluate.py --run_dir={run_dir} --ten_crop")
     path = weights.FOLDER / f"{model.name}.weights.h5"
