@@ -153,7 +153,7 @@ def figure_6_variants(groups: list[Group]) -> Figure | None:
     for number, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, number, xlabel="epoch", ylabel="validation top-1 (%)")
         draw_epochs(axes, panel)
-        axes.legend(loc="lower right", fontsize=6)
+        axes.legend(loc="lower right", fontsize=6, frameon=False)
     return figure
 
 
@@ -175,7 +175,7 @@ def object_size(rows: list[Row]) -> Figure | None:
         ends = 100 * np.array([wilson(share / 100, count) for share, count in zip(top_1, counts, strict=True)])
         error = np.abs(ends.T - top_1)
         axes.errorbar(x + 0.04 * number, top_1, error, label=network, capsize=2, elinewidth=0.6, **look(number))
-    axes.set_xticks(range(len(rows)), [row[area].replace(" to ", "\N{EN DASH}") for row in rows])
+    axes.set_xticks(range(len(rows)), [row[area].replace(" to ", "\N{EN DASH}") for row in rows], fontsize=7)
     axes.set_ylim(bottom=0)
     return legend(axes)
 

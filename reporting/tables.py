@@ -6,7 +6,7 @@ import models
 from models import cost
 from reporting import paper
 from reporting.runs import OBJECT_SIZE_COLUMNS, Group, Run
-from reporting.writing import Row, Table, interval, mean, over_seeds
+from reporting.writing import Row, Spread, Table, interval, mean, over_seeds
 from tiny_imagenet import input_pipeline
 
 
@@ -61,12 +61,12 @@ def table_3(groups: list[Group]) -> Table:
     if samples:
         sizes = " or ".join(f"{images:,}" for images in sorted(samples))
         note += f" Training uses a random sample of {sizes} training images."
-    return Table("table_3", "Table 3: accuracy", rows, note + several_seeds(groups))
+    return Table("table_3", "Table 3: accuracy", rows, note + several_seeds(rows))
 
 
-def several_seeds(groups: list[Group]) -> str:
+def several_seeds(rows: list[Row]) -> str:
     """What ± means, if it is used."""
-    several = any(len(group.finished) > 1 for group in groups)
+    several = any(isinstance(value, Spread) for row in rows for value in row.values())
     return " ± is the standard deviation over the seeds." if several else ""
 
 
@@ -82,7 +82,7 @@ def epochs(groups: list[Group]) -> Table:
             top_1 = [curve.get(row["epoch"]) for curve in curves]
             row[group.label] = over_seeds(None if value is None else float(value) for value in top_1)
     note = "Validation top-1 in percent after each epoch, by the centre crop, in the precision of the training."
-    return Table("epochs", "Validation by epoch", rows, note + several_seeds(groups))
+    return Table("epochs", "Validation by epoch", rows, note + several_seeds(rows))
 
 
 @functools.cache
@@ -149,7 +149,7 @@ def snapshots(groups: list[Group]) -> Table:
                 }
             )
     note = "Validation top-1 in percent, of the last weights and of the mean softmax over the last cycles' snapshots."
-    return Table("snapshots", "What snapshots add", rows, note + several_seeds(groups))
+    return Table("snapshots", "What snapshots add", rows, note + several_seeds(rows))
 
 
 def compression(groups: list[Group]) -> Table:
@@ -195,4 +195,4 @@ def object_size(groups: list[Group]) -> Table:
     ]
     note = "Validation top-1 in percent, by the centre crop, in fifths of the images by the area of the object's "
     note += "bounding box. The 95% intervals are in each run's table."
-    return Table("object_size", "Accuracy by the object's size", rows, note + several_seeds(groups))
+    return Table("object_size", "Accuracy by the object's size", rows, note + several_seeds(rows))
