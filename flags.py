@@ -51,9 +51,7 @@ def define_train_flags() -> None:
         "those at all 81 offsets, mirrored or not, as in the paper's reference [11]; all_crops: all ten, which takes "
         "ten times the time and memory.",
     )
-    flags.DEFINE_float(
-        "dropout", None, "Dropout rate, for the networks that have a place for it. By default, that of the network."
-    )
+    flags.DEFINE_float("dropout", 0.0, "Dropout rate, for the networks that have a place for it.")
     flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
     flags.DEFINE_float(
         "clip_norm", 10.0, "Largest global norm of the gradients; larger gradients are scaled down to it."
@@ -110,11 +108,11 @@ def define_train_flags() -> None:
     _check("run_dir", lambda value: not set("*?[") & set(value or ""), pattern)
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
-    _check("dropout", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
+    _check("dropout", lambda value: 0 <= value < 1, "must be at least 0 and less than 1")
     places = [name for name, network in models.REGISTRY.items() if "dropout" in network.arguments()]
     _check_all(
         ["dropout", "model"],
-        lambda v: v["dropout"] is None or v["model"] in (None, *places),
+        lambda v: not v["dropout"] or v["model"] in (None, *places),
         f"{', '.join(places)} have a place for it",
     )
     _check("weight_decay", lambda value: 0 <= value < FLOAT32_MAX, "must be at least 0 and finite in float32")

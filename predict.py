@@ -20,7 +20,7 @@ import flags
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import checkpoints, evaluation, export, pictures, tflite
+from training import evaluation, export, pictures, run_directory, tflite
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp")
 EXIF_ORIENTATION = 0x0112
@@ -92,7 +92,7 @@ def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
         signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
         classify = tf.function(lambda images: model(images, training=False), input_signature=signature)
     else:
-        if FLAGS.weights and checkpoints.dataset_of(file := pathlib.Path(FLAGS.weights)) != "full":
+        if FLAGS.weights and run_directory.dataset_of(file := pathlib.Path(FLAGS.weights)) != "full":
             raise UserError(f"{file} has other classes than Tiny ImageNet: use --run_dir={file.parent}")
         model = export.load_weights(FLAGS.model, FLAGS.weights or weights.SHIPPED)
         classify, classes = evaluation.classifier(model, weights.mean_image()), weights.classes()

@@ -17,7 +17,7 @@ from flags import FLAGS
 from models import weights
 from reporting import figures, mistake_tables, runs, tables, writing
 from tiny_imagenet import input_pipeline
-from training import checkpoints, evaluation, export
+from training import checkpoints, evaluation, export, run_directory
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
@@ -48,7 +48,7 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
         dataset, folder = "full", "mistakes"
     else:
         model, _ = checkpoints.load_model(run_dir)
-        dataset, folder = checkpoints.read_config(run_dir)["dataset"], run_dir / "mistakes"
+        dataset, folder = run_directory.read_config(run_dir)["dataset"], run_dir / "mistakes"
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     boxes = input_pipeline.load_boxes("validation", dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits["validation"]

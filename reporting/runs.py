@@ -12,7 +12,7 @@ import numpy as np
 import models
 from reporting import paper
 from tiny_imagenet.errors import UserError
-from training import checkpoints
+from training import run_directory
 from training.files import read_json
 
 TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "cross_entropy")
@@ -238,7 +238,7 @@ def read_run(path: pathlib.Path, name: str) -> Run:
     Raises:
       UserError: if a file is damaged.
     """
-    config = todays(checkpoints.read_config(path))
+    config = todays(run_directory.read_config(path))
     for key in ("num_epochs", "batch_size"):
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise damaged(path / "config.json", f"{key} is missing or not positive")

@@ -166,7 +166,8 @@ def write_run(tmp_path):
 
     The run has two epochs of 12 steps, and the paper's settings but for `differing`.
     """
-    from training import checkpoints, summaries
+    from training import summaries
+    from training.files import write_json
 
     config = {"model": "baseline", "dataset": "full", "learning_rate": 0.1, "batch_size": 256}
     config |= {"num_epochs": 2, "num_cycles": 5, "nesterov": True, "seed": 0, "log_every": 5, "precision": "float32"}
@@ -175,14 +176,14 @@ def write_run(tmp_path):
     def write(name="run", rows=6, files=None, **differing):
         folder = tmp_path / name
         folder.mkdir()
-        checkpoints.write_json(folder / "config.json", config | differing)
+        write_json(folder / "config.json", config | differing)
         metrics = summaries.Metrics(folder / "metrics.csv", 0)
         for step, epoch, top_1 in logged[:rows]:
             metrics.append(step=step, epoch=epoch, learning_rate=0.1, loss=6, cross_entropy=5 - step / 10, top_1=top_1)
             if step % 12 == 0:
                 metrics.append(step=step, epoch=epoch, validation_top_1=0.1 * epoch, validation_top_5=0.2 * epoch)
         for file, content in (files or {}).items():
-            checkpoints.write_json(folder / file, content)
+            write_json(folder / file, content)
         return folder
 
     return write
