@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 import models
+from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import DISK_FULL, UserError
 
 FLAGS = flags.FLAGS
@@ -42,11 +43,16 @@ def define_train_flags() -> None:
     without = ", ".join(name for name, network in models.REGISTRY.items() if not network.momentum)
     flags.DEFINE_float("momentum", None, f"Momentum of SGD. Default: 0.9, or 0 for {without}.")
     flags.DEFINE_bool("nesterov", True, "Use Nesterov momentum, as the paper's reference [11] does.")
-    flags.DEFINE_bool(
-        "all_crops",
-        False,
-        "Train on all ten crops of each image in every step, instead of one drawn at random. Takes ten times the time "
-        "and memory.",
+    flags.DEFINE_enum(
+        "augmentation",
+        "ten_crop",
+        input_pipeline.AUGMENTATIONS,
+        "Crops to train on. ten_crop: one of the paper's ten of each image in every step, at random; uniform: one of "
+        "those at all 81 offsets, mirrored or not, as in the paper's reference [11]; all_crops: all ten, which takes "
+        "ten times the time and memory.",
+    )
+    flags.DEFINE_float(
+        "dropout", None, "Dropout rate, for the networks that have a place for it. By default, that of the network."
     )
     flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
     flags.DEFINE_float(
@@ -77,9 +83,17 @@ def define_train_flags() -> None:
         "available.",
     )
     flags.DEFINE_bool(
-        "sync_batch_norm", True, "Batch normalization uses the statistics of the whole batch, not of each device."
+        "sync_batch_norm",
+        False,
+        "On several devices, batch normalization uses the statistics of the whole batch, as on a single device, not "
+        "those of each device's part. Slower.",
     )
-    flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA. For a single device.")
+    flags.DEFINE_bool("jit_compile", False, "Compile the loss and its gradients with XLA.")
+    flags.DEFINE_bool(
+        "deterministic",
+        False,
+        "Use deterministic kernels alone, so that a GPU's run that is resumed ends bit-identical, too. Slower.",
+    )
     flags.DEFINE_bool("keep_snapshots", True, "Keep the weights at the end of each cycle, for evaluate.py --snapshots.")
     flags.DEFINE_bool(
         "final_scores",
@@ -96,6 +110,13 @@ def define_train_flags() -> None:
     _check("run_dir", lambda value: not set("*?[") & set(value or ""), pattern)
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
+    _check("dropout", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
+    places = [name for name, network in models.REGISTRY.items() if "dropout" in network.arguments()]
+    _check_all(
+        ["dropout", "model"],
+        lambda v: v["dropout"] is None or v["model"] in (None, *places),
+        f"{', '.join(places)} have a place for it",
+    )
     _check("weight_decay", lambda value: 0 <= value < FLOAT32_MAX, "must be at least 0 and finite in float32")
     _check("clip_norm", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("checkpoint_minutes", lambda value: 0 <= value < float("inf"), "must be at least 0 and finite")

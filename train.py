@@ -23,8 +23,8 @@ from training.step import Trainer, default_precision
 
 def configuration(run_dir: pathlib.Path) -> dict:
     """Returns the content of config.json: the settings that a resumed run must keep."""
-    keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov all_crops weight_decay clip_norm seed"
-    config = {key: FLAGS[key].value for key in [*keys.split(), "sync_batch_norm"]}
+    keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov augmentation dropout weight_decay"
+    config = {key: FLAGS[key].value for key in [*keys.split(), "clip_norm", "seed", "sync_batch_norm"]}
     config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     config["precision"] = FLAGS.precision
     if FLAGS.precision == "auto":  # A resumed run keeps its precision, whatever machine it moves to.
@@ -44,6 +44,8 @@ def main(_) -> None:
             export.export(export.inference_model(model), data, run_dir, FLAGS.tflite)
         print(f"exported to {run_dir}")
         return
+    if FLAGS.deterministic:
+        tf.config.experimental.enable_op_determinism()
     strategy = distribution.get_strategy(FLAGS.distribute)  # Several workers meet here, before anything else.
     config = configuration(run_dir)
     if not FLAGS.overwrite:
@@ -87,8 +89,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     replicas = strategy.num_replicas_in_sync
     if FLAGS.batch_size % replicas:
         raise UserError(f"--batch_size={FLAGS.batch_size} must be a multiple of the {replicas} devices")
-    if FLAGS.jit_compile and replicas > 1:
-        raise UserError(f"--jit_compile trains on one device, not on {replicas}: add --distribute=none")
+    if FLAGS.jit_compile and FLAGS.sync_batch_norm and replicas > 1:
+        raise UserError("--jit_compile cannot compile --sync_batch_norm on several devices: drop one of the two")
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
     training_split, validation = data.splits["train"], data.splits["validation"]
     length = (FLAGS.num_epochs, len(training_split), FLAGS.batch_size)
@@ -105,7 +107,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(config["precision"])
     with strategy.scope():
-        model = models.build(FLAGS.model, training=True)
+        options = {} if FLAGS.dropout is None else {"dropout": FLAGS.dropout}
+        model = models.build(FLAGS.model, training=True, **options)
         trainer = Trainer(
             model,
             data.mean_image,
@@ -179,7 +182,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
         validate()
     batches = strategy.distribute_datasets_from_function(
         lambda context: input_pipeline.train_batches(
-            training_split, FLAGS.batch_size, FLAGS.seed, done, num_steps, context, FLAGS.all_crops
+            training_split, FLAGS.batch_size, FLAGS.seed, done, num_steps, context, FLAGS.augmentation
         )
     )
     saved.restart_clock()
@@ -202,7 +205,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             speed = progress.images_per_second(done)
             board.scalars("train", done, learning_rate=rate, images_per_second=speed, **means)
             if config["precision"] == "mixed_float16":
-                board.scalars("train", done, loss_scale=trainer.loss_scale, skipped_steps=trainer.skipped.numpy())
+                board.scalars("train", done, loss_scale=trainer.loss_scale.numpy(), skipped_steps=trainer.skipped.numpy())
             trainer.reset_means()
             progress.restart(done)
         # Several workers ask each other, which takes an exchange, so they do not at every step.

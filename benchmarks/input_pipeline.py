@@ -37,7 +37,7 @@ def random_crop(image: np.ndarray):
     """One of the ten crops of a (64, 64, 3) image, as a (56, 56, 3) PyTorch tensor."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(crops.slice_crop(image, random.randrange(10))))
+    return torch.from_numpy(np.ascontiguousarray(crops.slice_crop(image, random.choice(crops.TEN_CROPS))))
 
 
 class DecodedArray:

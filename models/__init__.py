@@ -39,12 +39,18 @@ class Network(NamedTuple):
     momentum: float = 0.9
     training: dict = {}
 
+    def arguments(self) -> set[str]:
+        """Returns the names of the builder's arguments."""
+        return set(inspect.signature(self.builder).parameters)
+
 
 REGISTRY = {
-    "baseline": Network(baseline, "pool", momentum=0.0),  # With 0.9 it does not learn at the paper's learning rate.
+    "baseline": Network(baseline, "bn"),
     "alexnet": Network(alexnet, "pool5"),
     "googlenet": Network(googlenet, "inception9", training={"auxiliary_heads": True}),
     "resnet20": Network(resnet20, "stage4_block2"),
+    # With momentum, it does not learn at the paper's learning rate.
+    "baseline_table1": Network(functools.partial(baseline, batch_norm=False), "pool", momentum=0.0),
     "plain20": Network(functools.partial(resnet20, shortcuts=False), "stage4_block2"),
     "squeezenet": Network(squeezenet, "fire9"),
     "squeezenet_simple_bypass": Network(functools.partial(squeezenet, bypass="simple"), "fire9_add"),
@@ -100,7 +106,7 @@ def build(
             raise ValueError(f"weights={weights!r} needs {needed}, not {num_classes=}")
         num_classes = weight_files.NUM_CLASSES
     if tuple(input_shape) != INPUT_SHAPE:
-        if "input_shape" not in inspect.signature(network.builder).parameters:
+        if "input_shape" not in network.arguments():
             raise ValueError(f"{name} ends in dense layers, so its input_shape is {INPUT_SHAPE}, not {input_shape}")
         options["input_shape"] = tuple(input_shape)
     extras = network.training if training and include_top else {}

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import layers
 
+from models.layers import flatten_layers
+
 
 def parameters(model: keras.Model) -> int:
     """Counts the trainable parameters."""
@@ -16,6 +18,6 @@ def multiply_adds(model: keras.Model) -> list[int]:
 
     Biases, batch normalization, activations and pooling do not count, as is usual.
     """
-    weighted = [layer for layer in model.layers if isinstance(layer, layers.Conv2D | layers.Dense)]
+    weighted = [layer for layer in flatten_layers(model) if isinstance(layer, layers.Conv2D | layers.Dense)]
     # A kernel is used once at each position of its layer's output. A dense layer's output has one position.
     return [math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]) for layer in weighted]

@@ -1,5 +1,7 @@
 """Shared layers: a convolution, batch normalization with TensorFlow's fused kernel, and the two in sequence."""
 
+from collections.abc import Iterator
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -143,6 +145,12 @@ def conv_bn_relu(
 ) -> keras.KerasTensor:
     """`conv_bn`, then a ReLU called `{name}_relu`."""
     return layers.ReLU(name=f"{name}_relu")(conv_bn(x, filters, kernel_size, strides, name=name))
+
+
+def flatten_layers(model: keras.Model) -> Iterator[keras.Layer]:
+    """Yields the layers of a network, and those of the models nested in it, in order."""
+    for layer in model.layers:
+        yield from flatten_layers(layer) if isinstance(layer, keras.Model) else (layer,)
 
 
 def to_plain_keras(model: keras.Model) -> keras.Model:

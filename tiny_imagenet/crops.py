@@ -1,6 +1,7 @@
-"""The paper's ten-crop augmentation (section 4.2.1) and the normalization that goes with it (section 3).
+"""The crops of the paper's augmentation (section 4.2.1) and the normalization that goes with them (section 3).
 
-Crops 0 to 4 of a 64x64 image are its four 56x56 corners and its centre; crops 5 to 9 are the same, mirrored left-right.
+A 64x64 image has 81 crops of 56x56 pixels, at the offsets (y, x) from (0, 0) to (8, 8), and 81 mirrored left-right. The
+number of a crop is `9 y + x`, and 81 more if it is mirrored.
 """
 
 import numpy as np
@@ -9,24 +10,32 @@ import tensorflow as tf
 from tiny_imagenet.archive import IMAGE_SIZE
 
 CROP_SIZE = 56
-CENTRE = 4
+OFFSETS = IMAGE_SIZE - CROP_SIZE + 1  # 9 in each direction.
+NUM_CROPS = 2 * OFFSETS**2
+CENTRE = OFFSETS**2 // 2
 SCALE = 64.0  # About the standard deviation of the training set's pixels.
 
-_FAR, _MIDDLE = IMAGE_SIZE - CROP_SIZE, (IMAGE_SIZE - CROP_SIZE) // 2
-CORNERS = ((0, 0), (0, _FAR), (_FAR, 0), (_FAR, _FAR), (_MIDDLE, _MIDDLE))
-"""The top left pixel, (y, x), of crops 0 to 4, and of crops 5 to 9 before mirroring."""
+_FIVE = (0, OFFSETS - 1, OFFSETS * (OFFSETS - 1), OFFSETS**2 - 1, CENTRE)
+TEN_CROPS = (*_FIVE, *(OFFSETS**2 + number for number in _FIVE))
+"""The paper's ten crops: the four corners and the centre, then the same, mirrored."""
 
 
-def slice_crop(images: np.ndarray | tf.Tensor, crop_index: int) -> np.ndarray | tf.Tensor:
-    """Takes the same one of the ten crops of every image: (..., 64, 64, C) to (..., 56, 56, C); of an array, a view."""
-    y, x = CORNERS[crop_index % 5]
+def slice_crop(images: np.ndarray | tf.Tensor, number: int) -> np.ndarray | tf.Tensor:
+    """Takes the same crop of every image: (..., 64, 64, C) to (..., 56, 56, C); of an array, a view."""
+    mirrored, offset = divmod(number, OFFSETS**2)
+    y, x = divmod(offset, OFFSETS)
     crops = images[..., y : y + CROP_SIZE, x : x + CROP_SIZE, :]
-    return crops[..., ::-1, :] if crop_index >= 5 else crops
+    return crops[..., ::-1, :] if mirrored else crops
 
 
 def ten_crops(images: np.ndarray) -> np.ndarray:
-    """Takes all ten crops of every image: (..., 64, 64, C) to (10, ..., 56, 56, C)."""
-    return np.stack([slice_crop(images, crop_index) for crop_index in range(10)])
+    """Takes the paper's ten crops of every image: (..., 64, 64, C) to (10, ..., 56, 56, C)."""
+    return np.stack([slice_crop(images, number) for number in TEN_CROPS])
+
+
+def every_crop(image: np.ndarray) -> np.ndarray:
+    """Takes all crops of an image, by their numbers: (64, 64, C) to (162, 56, 56, C)."""
+    return np.stack([slice_crop(image, number) for number in range(NUM_CROPS)])
 
 
 def normalize(crops: tf.Tensor, mean_crops: tf.Tensor) -> tf.Tensor:

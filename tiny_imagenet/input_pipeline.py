@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from tiny_imagenet import crops, preparation
 from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 
+AUGMENTATIONS = ("ten_crop", "uniform", "all_crops")
 PARALLEL_CALLS = 8  # Batches made at a time. More are not faster, because each holds Python's lock.
 
 
@@ -117,7 +118,7 @@ def train_batches(
     start: int,
     stop: int,
     context: tf.distribute.InputContext | None = None,
-    all_crops: bool = False,
+    augmentation: str = "ten_crop",
 ) -> tf.data.Dataset:
     """Returns the batches of the steps range(start, stop), counted from 0.
 
@@ -129,34 +130,37 @@ def train_batches(
       stop: The step after the last batch.
       context: The replicas that the batches are for. Each replica gets its own part of every step's images, one
         replica after the other; no other images are read.
-      all_crops: Whether a batch holds all ten crops of each image instead of one at random.
+      augmentation: A value of `AUGMENTATIONS`. "ten_crop": one of the paper's ten crops of each image, at random;
+        "uniform": one of all 162, as in the paper's reference [11]; "all_crops": all ten.
 
     Returns:
-      A dataset of crops (N, 56, 56, 3) uint8, the index of each from 0 to 9, (N,) int64, and labels (N,) int64, where N
-      is batch_size / replicas, and ten times that with `all_crops`.
+      A dataset of crops (N, 56, 56, 3) uint8, the number of each (see `crops.py`), (N,) int64, and labels (N,) int64,
+      where N is batch_size / replicas, and ten times that with "all_crops".
     """
     context = context or tf.distribute.InputContext()
     replicas = context.num_replicas_in_sync // context.num_input_pipelines  # Fed by this pipeline.
     size = batch_size // context.num_replicas_in_sync
     pixels = np.asarray(split.images)  # Indexing a memmap is slower.
 
+    drawn_from = tf.range(crops.NUM_CROPS) if augmentation == "uniform" else tf.constant(crops.TEN_CROPS)
+    # TensorFlow keeps int32 on the host: a GPU's step would wait for it.
+    drawn_from = tf.cast(drawn_from, tf.int64)
+
     def take(index, crop_index):
         crop = np.empty((len(index), crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8)
-        for number in range(10):
-            of_this = np.flatnonzero(crop_index == number)
-            crop[of_this] = crops.slice_crop(pixels, number)[index[of_this]]
+        for row, (image, number) in enumerate(zip(index, crop_index, strict=True)):
+            crop[row] = crops.slice_crop(pixels[image], number)
         return crop, split.labels[index]
 
     def batch(count):
         step, replica = count // replicas, context.input_pipeline_id * replicas + count % replicas
         mine = replica * size + tf.range(size, dtype=tf.int64)
         index = tf.gather(shuffled_indices(step, len(split), batch_size, seed), mine)
-        if all_crops:
-            index, crop_index = tf.repeat(index, 10), tf.tile(tf.range(10, dtype=tf.int64), [size])
+        if augmentation == "all_crops":
+            index, crop_index = tf.repeat(index, len(drawn_from)), tf.tile(drawn_from, [size])
         else:
-            crop_index = tf.gather(tf.random.stateless_uniform((batch_size,), [seed, step], 0, 10, tf.int32), mine)
-            # TensorFlow keeps int32 on the host: a GPU's step would wait for it.
-            crop_index = tf.cast(crop_index, tf.int64)
+            drawn = tf.random.stateless_uniform((batch_size,), [seed, step], 0, len(drawn_from), tf.int32)
+            crop_index = tf.gather(drawn_from, tf.gather(drawn, mine))
         images, labels = tf.numpy_function(take, [index, crop_index], [tf.uint8, tf.int64], stateful=False)
         images.set_shape((*crop_index.shape, crops.CROP_SIZE, crops.CROP_SIZE, 3))
         labels.set_shape(crop_index.shape)

@@ -119,6 +119,11 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         if (run_dir / "time.json").exists():
             raise UserError(f"{run_dir} holds a run without checkpoints: add --overwrite, or pass another --run_dir")
         return
+    if config.keys() - kept.keys():
+        raise UserError(
+            f"{run_dir} holds a run of an older version, which cannot be trained further: add --overwrite, or pass "
+            "another --run_dir"
+        )
     if not resume:
         raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or pass another --run_dir")
     if "num_epochs" in config and config["num_epochs"] > kept.get("num_epochs", config["num_epochs"]):
@@ -221,7 +226,9 @@ class Checkpoints:
         self._seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self._everything = tf.train.Checkpoint(
             model=trainer.model,
-            optimizer=trainer.optimizer,
+            accumulators=trainer.accumulators,
+            loss_scale=trainer.loss_scale,
+            finite_steps=trainer.finite_steps,
             step=trainer.step,
             skipped=trainer.skipped,
             totals=trainer.totals,

@@ -101,7 +101,8 @@ def compress(
 
     progress = summaries.Progress(0, steps, batch_size)
     seed, last = config["seed"], done + steps
-    batches = input_pipeline.train_batches(train, batch_size, seed, done, last, all_crops=config["all_crops"])
+    augmentation = config["augmentation"]
+    batches = input_pipeline.train_batches(train, batch_size, seed, done, last, augmentation=augmentation)
     for step, batch in enumerate(batches, start=1):
         trainer.train_step(*batch)
         apply_and_round()

@@ -36,9 +36,9 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
     @tf.function(input_signature=[tf.TensorSpec((None, crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), tf.uint8)])
     def probabilities(images):
         if not ten_crop:
-            return softmax(crops.slice_crop(images, crops.CENTRE), mean_crops[crops.CENTRE])
-        five = tf.stack([crops.slice_crop(images, crop_index) for crop_index in range(5)])
-        ten = tf.concat([five, tf.reverse(five, axis=[3])], axis=0)  # Crops 5 to 9 are the first five, mirrored.
+            return softmax(crops.slice_crop(images, crops.CENTRE), crops.slice_crop(mean_image, crops.CENTRE))
+        five = tf.stack([crops.slice_crop(images, number) for number in crops.TEN_CROPS[:5]])
+        ten = tf.concat([five, tf.reverse(five, axis=[3])], axis=0)  # The other five are the first, mirrored.
         # One crop after the other, so that ten take no more memory than one.
         each = tf.map_fn(
             lambda of: softmax(*of), (ten, mean_crops), fn_output_signature=tf.float32, parallel_iterations=1

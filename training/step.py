@@ -6,11 +6,13 @@ import pathlib
 import keras
 import tensorflow as tf
 
+from models.layers import flatten_layers
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from training import schedule
 
 AUXILIARY_WEIGHT = 0.3
+SCALE_GROWTH_STEPS = 2000
 # A loss scale that is too high overflows gradients; the loss itself is not scaled.
 MAX_NOT_FINITE = 3  # Successive steps.
 MAX_SKIPPED = 10  # Steps, if they are all steps since the last report.
@@ -35,13 +37,20 @@ def cpu_features() -> set[str]:
 
 def l2_loss(model: keras.Model) -> tf.Tensor:
     """Returns sum(w^2) / 2 over the kernels, without biases and batch normalization's parameters."""
-    return tf.add_n([tf.nn.l2_loss(weight) for weight in model.trainable_weights if weight.name == "kernel"])
+    return tf.add_n([tf.nn.l2_loss(weight) for weight in model.trainable_weights if weight.name.endswith("kernel")])
 
 
 class Trainer(tf.Module):
     """A network in training: the state that a step reads and writes, which a checkpoint holds.
 
     Build it in the scope of a `tf.distribute` strategy to train on all of the strategy's replicas together.
+
+    The momentum is that of TensorFlow 1's `MomentumOptimizer` and of PyTorch's SGD, with the learning rate outside the
+    accumulator: `a = m a + g`, then `w -= rate (g + m a)` (Nesterov) or `w -= rate a`. Keras' SGD has the rate inside.
+    The two differ where the rate changes, most of all at the restart of a cycle.
+
+    Where activations are float16, the loss is scaled as by Keras' `LossScaleOptimizer`: the scale starts at 2^15,
+    doubles after 2,000 steps with finite gradients, and halves after a step without, which changes nothing else.
 
     Args:
       model: The network, built for training.
@@ -52,12 +61,15 @@ class Trainer(tf.Module):
       nesterov: Whether the momentum is Nesterov's.
       weight_decay: The loss includes this times sum(w^2)/2 over the kernels.
       clip_norm: Gradients are clipped to this global norm.
-      sync_batch_norm: Whether replicas share batch statistics.
-      jit_compile: Whether XLA compiles the step. Only for a single replica.
+      sync_batch_norm: Whether replicas share batch statistics. If not, each normalizes by its own, and the moving
+        averages are the mean over the replicas.
+      jit_compile: Whether XLA compiles the loss and its gradients. Not with `sync_batch_norm` on several replicas.
 
     Attributes:
       model: The network.
-      optimizer: SGD, wrapped in Keras' `LossScaleOptimizer` where activations are float16.
+      accumulators: The momentum's accumulators, one for each trainable variable.
+      loss_scale: The factor that keeps gradients within float16's range, float32; 1 unless activations are float16.
+      finite_steps: The number of steps with finite gradients since the loss scale changed, int64.
       step: The number of steps done, int64.
       skipped: The number of steps that changed nothing, as their gradients overflowed float16, int64.
       totals: (6,) float64, since the last `reset_means`: the sums of loss, cross-entropy, top-1 and global norm over
@@ -77,40 +89,36 @@ class Trainer(tf.Module):
         nesterov: bool = True,
         weight_decay: float,
         clip_norm: float,
-        sync_batch_norm: bool = True,
+        sync_batch_norm: bool = False,
         jit_compile: bool = False,
     ):
         super().__init__()
         self._strategy = tf.distribute.get_strategy()
+        self._float16 = model.compute_dtype == "float16"
         self.model = model
-        self.optimizer = keras.optimizers.SGD(learning_rate, momentum=float(momentum), nesterov=nesterov)
-        if model.compute_dtype == "float16":
-            self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
-        self.optimizer.build(model.trainable_variables)
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.skipped = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.totals = tf.Variable(tf.zeros(6, tf.float64), trainable=False)
-        self.diverged = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.not_finite = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._mean_crops = crops.ten_crops(mean_image)
+        self.accumulators = [_variable(tf.zeros(v.shape, v.dtype)) for v in model.trainable_variables]
+        self.loss_scale = _variable(2.0**15 if self._float16 else 1.0, tf.float32)
+        self.finite_steps = _variable(0, tf.int64)
+        self.step = _variable(0, tf.int64)
+        self.skipped = _variable(0, tf.int64)
+        self.totals = _variable(tf.zeros(6, tf.float64))
+        self.diverged = _variable(0, tf.int64)
+        self.not_finite = _variable(0, tf.int64)
+        self._mean_crops = crops.every_crop(mean_image)
         self._learning_rate = learning_rate
         self._cycle_steps = cycle_steps
+        self._momentum = momentum
+        self._nesterov = nesterov
         self._weight_decay = weight_decay
         self._clip_norm = clip_norm
-        self._sync_batch_norm = sync_batch_norm
-        self._statistics = [variable.value for variable in model.non_trainable_weights]  # Batch normalization's.
-        random = [layer for layer in model.layers if getattr(layer, "seed_generator", None) is not None]
-        self._dropout_seeds = [layer.seed_generator.state for layer in random]
-        for layer in model.layers:
+        self._average_statistics = self._strategy.num_replicas_in_sync > 1 and not sync_batch_norm
+        self._statistics = [v.value for v in model.non_trainable_weights if v.name.startswith("moving_")]
+        self._dropout_seeds = [v.value for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+        for layer in flatten_layers(model):
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = sync_batch_norm and self._strategy.num_replicas_in_sync > 1
         if jit_compile:
-            self._replica_step = tf.function(self._replica_step, jit_compile=True)
-
-    @property
-    def loss_scale(self) -> tf.Tensor:
-        """The factor that keeps the gradients within float16's range; 1 unless activations are float16."""
-        return tf.convert_to_tensor(self.optimizer.scale_loss(1.0))
+            self._loss_and_gradients = tf.function(self._loss_and_gradients, jit_compile=True)
 
     def learning_rate(self, step) -> tf.Tensor:
         """Returns the learning rate of a step, counted from 1; see `schedule.cosine_cycles`."""
@@ -124,68 +132,102 @@ class Trainer(tf.Module):
 
         Args:
           images: Crops, (N, 56, 56, 3) uint8.
-          crop_index: Which of the ten crops each is, (N,) int64.
+          crop_index: Which crop each is, (N,) int64; see `tiny_imagenet/crops.py`.
           labels: (N,) int64.
         """
         self.step.assign_add(1)
-        self.optimizer.learning_rate.assign(self.learning_rate(self.step))
         measured = self._strategy.run(self._replica_step, args=(images, crop_index, labels))
-        measured, finite_loss = self._strategy.experimental_local_results(measured)[0]
-        self.totals.assign_add(tf.cast(tf.concat([measured, [1.0]], axis=0), tf.float64))
-        diverged = (self.diverged == 0) & ~tf.reduce_all(tf.math.is_finite(measured))
+        measured = self._strategy.experimental_local_results(measured)[0]  # All replicas return the same.
+        loss, norm = measured[0], measured[-1]
+        skipped = tf.constant(False)
+        if self._float16:
+            skipped = ~tf.math.is_finite(norm)
+            self._update_loss_scale(skipped)
+        counted = tf.where(skipped, tf.zeros(5), tf.concat([measured, [1.0]], axis=0))
+        self.totals.assign_add(tf.cast(tf.concat([counted, [1.0]], axis=0), tf.float64))
+        diverged = (self.diverged == 0) & ~tf.reduce_all(tf.math.is_finite(counted))
         self.diverged.assign(tf.where(diverged, self.step, self.diverged))
-        self.not_finite.assign((self.not_finite + 1) * tf.cast(~finite_loss, tf.int64))
-        self.skipped.assign_add(1 - tf.cast(measured[-1], tf.int64))
+        self.not_finite.assign((self.not_finite + 1) * tf.cast(~tf.math.is_finite(loss), tf.int64))
+        self.skipped.assign_add(tf.cast(skipped, tf.int64))
 
-    def _replica_step(self, images: tf.Tensor, crop_index: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _replica_step(self, images: tf.Tensor, crop_index: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Does one replica's part of a step. All replicas end with the same weights.
 
         Returns:
-          (5,) float32: loss, cross-entropy, top-1, global norm and 1, or zeros if the step was skipped; and whether the
-          loss was finite.
+          (4,) float32: loss, cross-entropy, top-1 and the global norm of the gradients before they are clipped.
         """
         context = tf.distribute.get_replica_context()
-        replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
         # A mask is a function of the seed and the step, like everything random here, and of the replica.
         for seed in self._dropout_seeds:
+            replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
             number = tf.cast(self.step, seed.dtype) * replicas + tf.cast(replica, seed.dtype)
             seed.assign(tf.stack([seed[0], number]))
         statistics = [tf.identity(variable) for variable in self._statistics]
         inputs = crops.normalize(images, tf.gather(self._mean_crops, crop_index))
-        scale = self.loss_scale
+        measured, gradients = self._loss_and_gradients(inputs, labels)
+        if context.num_replicas_in_sync > 1:
+            measured, gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, (measured, gradients))
+        gradients, norm = tf.clip_by_global_norm(gradients, self._clip_norm)
+        self._update_weights(gradients, tf.math.is_finite(norm))
+        self._update_statistics(statistics, tf.math.is_finite(norm))
+        return tf.concat([measured, [norm]], axis=0)
+
+    def _loss_and_gradients(self, inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns loss, cross-entropy and top-1, (3,) float32, and the gradients of the trainable variables."""
         with tf.GradientTape() as tape:
             logits, *auxiliary_logits = tf.nest.flatten(self.model(inputs, training=True))
             cross_entropy = _cross_entropy(labels, logits)
             loss = cross_entropy + self._weight_decay * l2_loss(self.model)
             for head in auxiliary_logits:
                 loss += AUXILIARY_WEIGHT * _cross_entropy(labels, head)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        variables = self.model.trainable_variables
-        gradients = [gradient / scale for gradient in tape.gradient(scaled_loss, variables)]
+            scaled_loss = loss * self.loss_scale if self._float16 else loss
+        gradients = tape.gradient(scaled_loss, self.model.trainable_variables)
+        if self._float16:
+            gradients = [gradient / self.loss_scale for gradient in gradients]
         top_1 = tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
-        measured = tf.stack([loss, cross_entropy, top_1])
-        if replicas > 1:
-            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
-            measured = context.all_reduce(tf.distribute.ReduceOp.MEAN, measured)
-        gradients, norm = tf.clip_by_global_norm(gradients, self._clip_norm)
-        finite_loss = tf.math.is_finite(measured[0])
-        measured = tf.concat([measured, [norm, 1.0]], axis=0)
+        return tf.stack([loss, cross_entropy, top_1]), gradients
 
-        # Keras' global_clipnorm would clip each replica's gradients before it sums them, and would not return the norm.
-        # LossScaleOptimizer divides by the scale again, and skips a step whose gradients are not finite. Keras'
-        # optimizers sum the replicas' gradients again.
-        self.optimizer.apply([gradient * (scale / replicas) for gradient in gradients], variables)
+    def _update_weights(self, gradients: list[tf.Tensor], finite: tf.Tensor) -> None:
+        """Applies the gradients, by TensorFlow's own kernel for SGD with momentum."""
+        rate, momentum = self.learning_rate(self.step), tf.constant(self._momentum, tf.float32)
+        if self._float16:  # With these values, the kernel changes nothing. A branch would make a GPU wait for the host.
+            rate, momentum = tf.where(finite, rate, 0.0), tf.where(finite, momentum, 1.0)
+            gradients = [tf.where(finite, gradient, 0.0) for gradient in gradients]
+        for variable, accumulator, gradient in zip(
+            self.model.trainable_variables, self.accumulators, gradients, strict=True
+        ):
+            tf.raw_ops.ResourceApplyMomentum(
+                var=variable.value.handle,
+                accum=accumulator.handle,
+                lr=rate,
+                grad=gradient,
+                momentum=momentum,
+                use_nesterov=self._nesterov,
+            )
 
-        if replicas > 1 and self._statistics and not self._sync_batch_norm:
-            means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(v) for v in self._statistics])
-            for variable, mean in zip(self._statistics, means, strict=True):
-                variable.assign(mean)
-        if self.model.compute_dtype == "float16":
-            finite = tf.math.is_finite(norm)
-            measured = tf.where(finite, measured, 0.0)
-            for variable, value in zip(self._statistics, statistics, strict=True):
-                variable.assign(tf.where(finite, variable, value))
-        return measured, finite_loss
+    def _update_statistics(self, before: list[tf.Tensor], finite: tf.Tensor) -> None:
+        """Averages the replicas' moving statistics, and takes back those of a step that was skipped."""
+        if not self._statistics:
+            return
+        after = [tf.identity(variable) for variable in self._statistics]
+        if self._average_statistics:  # By one exchange for all of them.
+            sizes = [math.prod(value.shape) for value in after]
+            context = tf.distribute.get_replica_context()
+            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.concat(after, axis=0))
+            after = tf.split(mean, sizes)
+        if self._float16:
+            after = [tf.where(finite, new, old) for new, old in zip(after, before, strict=True)]
+        if self._average_statistics or self._float16:
+            for variable, value in zip(self._statistics, after, strict=True):
+                variable.assign(value)
+
+    def _update_loss_scale(self, skipped: tf.Tensor) -> None:
+        """Halves the loss scale after a step that was skipped, and doubles it after many that were not."""
+        finite_steps = (self.finite_steps + 1) * tf.cast(~skipped, tf.int64)
+        double = finite_steps == SCALE_GROWTH_STEPS
+        factor = tf.where(skipped, 0.5, tf.where(double, 2.0, 1.0))
+        self.loss_scale.assign(self.loss_scale * factor)
+        self.finite_steps.assign(finite_steps * tf.cast(~double, tf.int64))
 
     def means(self) -> dict[str, float]:
         """Returns the mean loss, cross-entropy, top-1 and global norm of the steps since the last `reset_means`.
@@ -217,6 +259,10 @@ class Trainer(tf.Module):
 
     def reset_means(self) -> None:
         self.totals.assign(tf.zeros_like(self.totals))
+
+
+def _variable(value, dtype: tf.DType | None = None) -> tf.Variable:
+    return tf.Variable(value, dtype=dtype, trainable=False)
 
 
 def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -40,9 +40,11 @@ def test_order_depends_on_seed_and_epoch():
     assert epoch(1, 0) == orders[1]
 
 
-def test_batches_hold_the_images_the_crops_and_the_labels():
+@pytest.mark.parametrize("augmentation", ["ten_crop", "uniform"])
+def test_batches_hold_the_images_the_crops_and_the_labels(augmentation):
     data = split(300)
-    for step, batch in enumerate(input_pipeline.train_batches(data, 32, seed=5, start=0, stop=3)):
+    batches = input_pipeline.train_batches(data, 32, seed=5, start=0, stop=3, augmentation=augmentation)
+    for step, batch in enumerate(batches):
         images, crop_index, labels = (part.numpy() for part in batch)
         index = input_pipeline.shuffled_indices(step, 300, 32, seed=5).numpy()
         assert images.shape == (32, 56, 56, 3) and images.dtype == np.uint8
@@ -58,7 +60,7 @@ def test_all_crops_of_each_image(replicas):
     """The images of each step are those of the default."""
     data = split(300)
     context = tf.distribute.InputContext(num_input_pipelines=1, num_replicas_in_sync=replicas)
-    batches = input_pipeline.train_batches(data, 32, 5, 1, 3, context, all_crops=True)
+    batches = input_pipeline.train_batches(data, 32, 5, 1, 3, context, augmentation="all_crops")
     for count, batch in enumerate(batches):
         images, crop_index, labels = (part.numpy() for part in batch)
         step, replica = 1 + count // replicas, count % replicas
@@ -67,7 +69,7 @@ def test_all_crops_of_each_image(replicas):
         assert images.dtype == np.uint8 and crop_index.dtype == labels.dtype == np.int64
         ten = crops.ten_crops(data.images[mine])  # (10, n, 56, 56, 3)
         np.testing.assert_array_equal(images, ten.swapaxes(0, 1).reshape(-1, 56, 56, 3))
-        np.testing.assert_array_equal(crop_index, np.tile(np.arange(10), len(mine)))
+        np.testing.assert_array_equal(crop_index, np.tile(crops.TEN_CROPS, len(mine)))
         np.testing.assert_array_equal(labels, np.repeat(data.labels[mine], 10))
 
 
@@ -101,15 +103,14 @@ def test_replicas_share_the_very_batch_of_one(pipelines, replicas):
             np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
-def test_crops_are_drawn_uniformly_for_each_image():
-    data = split(64)
-    drawn = np.concatenate(
-        [crop_index for _, crop_index, _ in input_pipeline.train_batches(data, 500, 0, 0, 20).as_numpy_iterator()]
-    )
+@pytest.mark.parametrize("augmentation, numbers", [("ten_crop", crops.TEN_CROPS), ("uniform", range(162))])
+def test_crops_are_drawn_uniformly_for_each_image(augmentation, numbers):
+    batches = input_pipeline.train_batches(split(64), 500, 0, 0, 20, augmentation=augmentation)
+    drawn = np.concatenate([crop_index for _, crop_index, _ in batches.as_numpy_iterator()])
     counts = collections.Counter(drawn.tolist())
-    assert sorted(counts) == list(range(10))
-    # 10,000 draws: five standard deviations about 1,000.
-    assert all(abs(count - 1000) < 150 for count in counts.values())
+    assert sorted(counts) == sorted(numbers)
+    expected = 10_000 / len(numbers)
+    assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())  # Five standard deviations.
 
 
 def test_evaluation_has_every_image_once_in_order():

@@ -1,4 +1,6 @@
+import collections
 import functools
+from unittest import mock
 
 import keras
 import numpy as np
@@ -13,7 +15,7 @@ from training import step
 MEAN = np.full((64, 64, 3), 120, np.float32)
 LABELS = tf.constant([3, 1, 2, 0, 1, 1, 0, 2], tf.int64)
 IMAGES = tf.constant(np.random.default_rng(0).integers(0, 256, (8, 56, 56, 3)), tf.uint8)
-WHICH = tf.constant([0, 1, 2, 3, 4, 5, 6, 9])
+WHICH = tf.constant([0, 8, 72, 80, 40, 81, 100, 161])
 
 
 def small_network(dropout=0.0, auxiliary_heads=0):
@@ -46,10 +48,6 @@ def build(name, policy="float32"):
     return under(policy, lambda: models.build(name, training=True))
 
 
-def test_a_network_may_give_its_momentum_as_an_int():
-    assert trainer(momentum=0).optimizer.momentum == 0
-
-
 def test_l2_loss_is_half_the_squares_of_the_kernels_alone():
     model = small_network()
     kernels = [layer.kernel.numpy() for layer in model.layers if hasattr(layer, "kernel")]
@@ -69,8 +67,8 @@ def test_l2_loss_is_over_every_convolution_and_dense_layer(name):
     )
 
 
-def reference_step(model, velocities, rate, nesterov, momentum=0.9, weight_decay=1e-4, clip_norm=10.0):
-    """A step by hand: Keras' cross-entropy, NumPy for the norm, the clipping and the momentum."""
+def reference_step(model, accumulators, rate, nesterov, momentum=0.9, weight_decay=1e-4, clip_norm=10.0):
+    """A step by hand: Keras' cross-entropy, NumPy in float64 for the norm, the clipping and the momentum."""
     inputs = (tf.cast(IMAGES, tf.float32) - 120) / 64
     with tf.GradientTape() as tape:
         logits = model(inputs, training=True)
@@ -78,30 +76,82 @@ def reference_step(model, velocities, rate, nesterov, momentum=0.9, weight_decay
         for weight in model.trainable_weights:
             if "kernel" in weight.path:
                 loss += weight_decay / 2 * tf.reduce_sum(tf.square(weight))
-    gradients = [gradient.numpy() for gradient in tape.gradient(loss, model.trainable_weights)]
-    norm = np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients))
+    gradients = [gradient.numpy().astype(np.float64) for gradient in tape.gradient(loss, model.trainable_weights)]
+    norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients))
     factor = min(1.0, clip_norm / norm)
-    for weight, velocity, gradient in zip(model.trainable_weights, velocities, gradients, strict=True):
-        velocity[...] = momentum * velocity - rate * factor * gradient
-        weight.assign_add(momentum * velocity - rate * factor * gradient if nesterov else velocity)
+    for weight, accumulator, gradient in zip(model.trainable_weights, accumulators, gradients, strict=True):
+        gradient = factor * gradient
+        accumulator[...] = momentum * accumulator + gradient
+        weight.assign(weight.numpy() - rate * (gradient + momentum * accumulator if nesterov else accumulator))
     return float(loss), norm
 
 
 @pytest.mark.parametrize("nesterov, clip_norm", [(True, 10.0), (True, 0.05), (False, 10.0)])
-def test_equals_a_step_by_hand(nesterov, clip_norm):
-    options = {"clip_norm": clip_norm} | ({} if nesterov else {"nesterov": False})  # It is the default.
+def test_equals_steps_by_hand(nesterov, clip_norm):
+    """Over three restarts of the learning rate, where forms of the momentum differ."""
+    options = {"clip_norm": clip_norm, "cycle_steps": 3.5} | ({} if nesterov else {"nesterov": False})
     ours, reference = trainer(**options), small_network()
-    velocities = [np.zeros(weight.shape, np.float32) for weight in reference.trainable_weights]
-    for number in range(1, 4):
+    accumulators = [np.zeros(weight.shape) for weight in reference.trainable_weights]
+    for number in range(1, 15):
         ours.reset_means()
         ours.train_step(IMAGES, WHICH, LABELS)
-        rate = 0.05 * (np.cos(np.pi * (number - 1) / 100) + 1)
-        loss, norm = reference_step(reference, velocities, rate, nesterov, clip_norm=clip_norm)
-        assert ours.means()["loss"] == pytest.approx(loss, rel=1e-5)
-        assert ours.means()["global_norm"] == pytest.approx(norm, rel=1e-4)
+        rate = 0.05 * (np.cos(np.pi * ((number - 1) % 3.5) / 3.5) + 1)
+        loss, norm = reference_step(reference, accumulators, rate, nesterov, clip_norm=clip_norm)
+        assert ours.means()["loss"] == pytest.approx(loss, rel=1e-4)
+        assert ours.means()["global_norm"] == pytest.approx(norm, rel=1e-3)
         assert (norm > 0.05) and (norm < 10)  # So that one of the two limits clips, and the other does not.
     for weight, expected in zip(ours.model.weights, reference.weights, strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-3, atol=1e-5)
+    for accumulator, expected in zip(ours.accumulators, accumulators, strict=True):
+        np.testing.assert_allclose(accumulator, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_without_momentum_is_gradient_descent():
+    """A network may give its momentum as an int."""
+    ours, reference = trainer(momentum=0), small_network()
+    for number in range(1, 4):
+        ours.train_step(IMAGES, WHICH, LABELS)
+        rate = 0.05 * (np.cos(np.pi * (number - 1) / 100) + 1)
+        reference_step(reference, [np.zeros(weight.shape) for weight in reference.trainable_weights], rate, True, 0.0)
+    for weight, expected in zip(ours.model.weights, reference.weights, strict=True):
         np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_nested_models_are_trained_alike():
+    """A backbone nested in a model keeps its weight decay, its dropout seeds and its batch normalization."""
+    backbone = small_network(dropout=0.5)
+    nested = keras.Sequential([keras.Input((56, 56, 3)), keras.Sequential([backbone])])
+    ours, inside = trainer(nested, sync_batch_norm=True), trainer(small_network(dropout=0.5))
+    for each in (ours, inside):
+        each.train_step(IMAGES, WHICH, LABELS)
+    assert ours.means() == pytest.approx(inside.means(), rel=1e-6)
+    for weight, expected in zip(nested.weights, inside.model.weights, strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-6)
+
+
+def test_l2_loss_is_over_every_kind_of_kernel():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.SeparableConv2D(4, 3)(inputs)
+    model = keras.Model(inputs, keras.layers.DepthwiseConv2D(3)(x))
+    kernels = [weight.numpy() for weight in model.weights if "kernel" in weight.path]
+    assert len(kernels) == 3
+    assert float(step.l2_loss(model)) == pytest.approx(sum((kernel**2).sum() for kernel in kernels) / 2)
+
+
+def operations(graph):
+    """Counts the operations of a graph, and of the functions that it calls."""
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    return collections.Counter(node.op for node in nodes)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_step_does_not_branch(policy):
+    """A branch makes a GPU wait for the host."""
+    ours = under(policy, lambda: trainer(small_network()))
+    counts = operations(ours.train_step.get_concrete_function(IMAGES, WHICH, LABELS).graph)
+    assert counts["ResourceApplyMomentum"] == len(ours.model.trainable_weights)
+    assert not {"If", "StatelessIf", "While", "StatelessWhile"} & set(counts)
 
 
 def test_means_are_of_the_steps_since_the_reset():
@@ -180,18 +230,30 @@ def test_float16_agrees_with_float32():
 def test_float16_skips_a_step_whose_gradients_overflow():
     half = under("mixed_float16", lambda: trainer(small_network()))
     half.train_step(IMAGES, WHICH, LABELS)
-    before = [weight.numpy() for weight in half.model.trainable_weights]
-    velocities = [variable.numpy() for variable in half.optimizer.inner_optimizer.variables]
-    half.optimizer.dynamic_scale.assign(2.0**40)
+    before = [variable.numpy() for variable in [*half.model.weights, *half.accumulators]]
+    half.loss_scale.assign(2.0**40)
     half.train_step(IMAGES, WHICH, LABELS)
     assert int(half.skipped) == 1
     assert int(half.step) == 2
     assert float(half.loss_scale) == 2.0**39
-    for weight, expected in zip(half.model.trainable_weights, before, strict=True):
-        np.testing.assert_array_equal(weight, expected)
-    for variable, expected in zip(half.optimizer.inner_optimizer.variables[2:], velocities[2:], strict=True):
+    for variable, expected in zip([*half.model.weights, *half.accumulators], before, strict=True):
         np.testing.assert_array_equal(variable, expected)
     assert np.isfinite(half.means()["loss"])
+
+
+def test_the_loss_scale_is_keras_own():
+    """Doubled after a number of finite steps, counted from the last change, and halved after one that is not."""
+    finite = [True] * 3 + [False] + [True] * 5 + [False, False] + [True] * 2
+    ours = under("mixed_float16", lambda: trainer(small_network()))
+    variable = keras.Variable([1.0], trainable=True)
+    inner = keras.optimizers.SGD(1e-9)
+    theirs = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**15, dynamic_growth_steps=2)
+    theirs.build([variable])
+    with mock.patch.object(step, "SCALE_GROWTH_STEPS", 2):
+        for each in finite:
+            ours._update_loss_scale(tf.constant(not each))
+            theirs.apply([tf.constant([1.0 if each else np.inf])])
+            assert float(ours.loss_scale) == float(theirs.scale_loss(1.0))
 
 
 def test_float16_skips_a_step_whose_activations_overflow():
@@ -211,8 +273,8 @@ def test_float16_skips_a_step_whose_activations_overflow():
 def test_bfloat16_has_no_loss_scale():
     brain = under("mixed_bfloat16", lambda: trainer(small_network()))
     brain.train_step(IMAGES, WHICH, LABELS)
-    assert isinstance(brain.optimizer, keras.optimizers.SGD)
     assert float(brain.loss_scale) == 1
+    assert int(brain.finite_steps) == 0
 
 
 def test_divergence_is_an_error():
@@ -238,7 +300,7 @@ def test_divergence_in_float16_is_told_from_a_skipped_step():
 
 def test_steps_that_are_all_skipped_are_divergence():
     half = under("mixed_float16", lambda: trainer(small_network()))
-    half.optimizer.dynamic_scale.assign(2.0**60)  # Too high for the gradients, whatever the loss.
+    half.loss_scale.assign(2.0**60)  # Too high for the gradients, whatever the loss.
     for _ in range(9):
         half.train_step(IMAGES, WHICH, LABELS)
     assert np.isnan(half.means()["loss"])
@@ -255,11 +317,12 @@ def test_xla_computes_the_same_step(precision):
     for _ in range(3):
         for each in (plain, compiled):
             each.train_step(IMAGES, WHICH, LABELS)
-    tolerance = 1e-5 if precision == "float32" else 0.02
+    tolerance = 1e-5 if precision == "float32" else 0.05
     for name, value in plain.means().items():
         assert compiled.means()[name] == pytest.approx(value, rel=tolerance)
     for weight, expected in zip(compiled.model.weights, plain.model.weights, strict=True):
-        np.testing.assert_allclose(weight, expected, rtol=tolerance, atol=tolerance)
+        difference = np.linalg.norm(weight.numpy() - expected.numpy())
+        assert difference <= tolerance * max(np.linalg.norm(expected), 0.1)
 
 
 @pytest.mark.parametrize(
