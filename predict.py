@@ -1,6 +1,6 @@
 """Classifies pictures with a trained network: python predict.py photo.jpg holiday/"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import concurrent.futures
 import contextlib
@@ -22,7 +22,7 @@ import flags
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import evaluation, export, pictures, run_directory, tflite
+from training import evaluation, export, pictures, run_directory, stderr, tflite
 
 # Pillow warns of a picture of more pixels, and refuses one of more than twice as many. Phones take up to 200 million.
 Image.MAX_IMAGE_PIXELS = 100_000_000
@@ -111,7 +111,7 @@ def main(_) -> None:
             write = write_csv(stack.enter_context(file))
         for start in range(0, len(files), FLAGS.batch_size):
             batch = files[start : start + FLAGS.batch_size]
-            with training.quiet():  # Pillow warns of pictures, and libtiff logs its errors.
+            with stderr.quiet():  # Pillow warns of pictures, and libtiff logs its errors.
                 images = dict(zip(batch, pool.map(read_picture, batch), strict=True))
             for path in [path for path, image in images.items() if isinstance(image, str)]:
                 print(f"predict.py: {path}: {images.pop(path)}", file=sys.stderr)
@@ -150,4 +150,4 @@ def write_csv(file: TextIO) -> Callable[[pathlib.Path, Iterable[tuple[str, str, 
 
 if __name__ == "__main__":
     flags.define_predict_flags()
-    flags.run(main)
+    cli.run(main)

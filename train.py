@@ -1,6 +1,6 @@
 """Trains a network on Tiny ImageNet: python train.py --model=googlenet --learning_rate=0.1"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
 import shlex
@@ -245,4 +245,4 @@ def finish(model: keras.Model, data: input_pipeline.TinyImageNet, run_dir: pathl
 
 if __name__ == "__main__":
     flags.define_train_flags()
-    flags.run(main)
+    cli.run(main)

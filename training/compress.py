@@ -4,7 +4,7 @@ The paper's section 2.5 mentions SqueezeNet in less than 0.5 MB, by the deep com
 (arXiv:1510.00149): weights that share a few values, fine-tuning, and Huffman coding.
 """
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
 import shlex
@@ -132,4 +132,4 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.define_compress_flags()
-    flags.run(main)
+    cli.run(main)

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import models
 from tiny_imagenet import locks
 from tiny_imagenet.errors import UserError
-from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
+from tiny_imagenet.input_pipeline import DATASETS
 from training.files import read_json, remove_folder
 from training.summaries import EVENTS
 
-DATASETS = {config.name for config in Builder.BUILDER_CONFIGS}
 WRITTEN = (
     "checkpoints",
     "train",
@@ -29,6 +28,7 @@ WRITTEN = (
     "model.tflite",
     "model_int8.tflite",
     "compressed.weights.h5",
+    "mistakes/object_size.*",
     "config.json",
 )
 """The content of a run directory. Without config.json, the last, the rest belongs to another program."""
@@ -40,6 +40,7 @@ OUTDATED = (
     "evaluation_model*.json",
     "evaluation_compressed*.json",
     "evaluation_saved_model*.json",
+    "mistakes/object_size.*",
 )
 """Files that training makes outdated, beside the SavedModel. They do not record their step."""
 CHECKPOINTS = ("checkpoints/ckpt-*", "checkpoints/snapshots/snapshot-*")

@@ -1,6 +1,6 @@
 """Adds a trained run to the weights that come with the repository: python -m training.ship --run_dir=runs/resnet20"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
 import shlex
@@ -49,4 +49,4 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.define_ship_flags()
-    flags.run(main)
+    cli.run(main)
