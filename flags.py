@@ -211,7 +211,10 @@ class _PathParser(flags.ArgumentParser):
     def parse(self, argument: str) -> str:
         if not argument or "\0" in argument:
             raise ValueError("must be a path, without NUL characters")
-        return os.path.expanduser(argument)
+        path = os.path.expanduser(argument)
+        if path.startswith("~"):
+            raise ValueError("names a home folder that is not known: pass a whole path")
+        return path
 
 
 def _define_path(name: str, text: str, **options) -> None:
