@@ -161,15 +161,6 @@ def test_output_that_nobody_reads(flag, end, buffering):
     assert caught.value.code == 128 + signal.SIGPIPE
 
 
-def test_names_that_the_terminal_cannot_show():
-    """They are printed with escapes."""
-    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
-    with contextlib.redirect_stdout(terminal), defined("report"), pytest.raises(SystemExit) as caught:
-        cli.run(lambda argv: print("你好", os.fsdecode(b"caf\xe9")), ["report.py", "--runs=run"])
-    assert not caught.value.code
-    assert terminal.buffer.getvalue() == rb"\u4f60\u597d caf\udce9" + os.linesep.encode()
-
-
 def test_a_program_without_an_output():
     with contextlib.redirect_stdout(None), defined("report"), pytest.raises(SystemExit) as caught:
         cli.run(lambda argv: None, ["report.py", "--runs=run"])
