@@ -1,6 +1,6 @@
 """Scores a run, weights, a SavedModel or a TFLite file on Tiny ImageNet: python evaluate.py --run_dir=runs/googlenet"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import os
 import pathlib
@@ -13,7 +13,8 @@ import flags
 from flags import FLAGS
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, evaluation, export, tflite
+from training import checkpoints, evaluation, export, run_directory, tflite
+from training.files import write_json
 
 
 def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], classes) -> None:
@@ -55,7 +56,7 @@ def check_writable(path: str | pathlib.Path) -> None:
 
 def main(_) -> None:
     path = pathlib.Path(os.path.abspath(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite))
-    own_dataset = checkpoints.read_config(path)["dataset"] if FLAGS.run_dir else checkpoints.dataset_of(path)
+    own_dataset = run_directory.read_config(path)["dataset"] if FLAGS.run_dir else run_directory.dataset_of(path)
     dataset = FLAGS.dataset or own_dataset
     output = pathlib.Path(FLAGS.output or score_file(path, dataset, own_dataset))
     step = None
@@ -104,11 +105,11 @@ def main(_) -> None:
         table = sys.stderr if FLAGS.predictions == "-" else sys.stdout
         print("".join(f"{name:>12}" for name in columns), file=table)
         print("".join(f"{value:>12}" for value in columns.values()), file=table)
-        checkpoints.write_json(output, result)
+        write_json(output, result)
     if FLAGS.predictions:
         write_predictions(FLAGS.predictions, split, data.wnids, probabilities.argmax(axis=1))
 
 
 if __name__ == "__main__":
     flags.define_evaluate_flags()
-    flags.run(main)
+    cli.run(main)

@@ -1,25 +1,17 @@
-"""Every flag of the programs, with the paper's values as defaults, and how the programs report errors."""
+"""Every flag of the programs, with the paper's values as defaults, and the checks of their values."""
 
-import difflib
 import os
-import pathlib
-import signal
-import sys
-import textwrap
 from collections.abc import Callable
 
-import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags
 
 import models
-from tiny_imagenet import input_pipeline
-from tiny_imagenet.errors import DISK_FULL, UserError
+from tiny_imagenet.input_pipeline import AUGMENTATIONS, DATASETS
 
 FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # The flags belong to the program that defines them, not to this module.
+flags.disclaim_key_flags()  # The flags belong to the program that defines them, whose --help lists them.
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
-DATASETS = ("full", "synthetic")
 
 
 def define_data_flags() -> None:
@@ -46,14 +38,12 @@ def define_train_flags() -> None:
     flags.DEFINE_enum(
         "augmentation",
         "ten_crop",
-        input_pipeline.AUGMENTATIONS,
+        AUGMENTATIONS,
         "Crops to train on. ten_crop: one of the paper's ten of each image in every step, at random; uniform: one of "
         "those at all 81 offsets, mirrored or not, as in the paper's reference [11]; all_crops: all ten, which takes "
         "ten times the time and memory.",
     )
-    flags.DEFINE_float(
-        "dropout", None, "Dropout rate, for the networks that have a place for it. By default, that of the network."
-    )
+    flags.DEFINE_float("dropout", 0.0, "Dropout rate, for the networks that have a place for it.")
     flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
     flags.DEFINE_float(
         "clip_norm", 10.0, "Largest global norm of the gradients; larger gradients are scaled down to it."
@@ -110,11 +100,11 @@ def define_train_flags() -> None:
     _check("run_dir", lambda value: not set("*?[") & set(value or ""), pattern)
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
-    _check("dropout", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
+    _check("dropout", lambda value: 0 <= value < 1, "must be at least 0 and less than 1")
     places = [name for name, network in models.REGISTRY.items() if "dropout" in network.arguments()]
     _check_all(
         ["dropout", "model"],
-        lambda v: v["dropout"] is None or v["model"] in (None, *places),
+        lambda v: not v["dropout"] or v["model"] in (None, *places),
         f"{', '.join(places)} have a place for it",
     )
     _check("weight_decay", lambda value: 0 <= value < FLOAT32_MAX, "must be at least 0 and finite in float32")
@@ -239,110 +229,3 @@ def _check_all(names: list[str], valid: Callable[[dict], bool], message: str) ->
 def _check_one_of(*names: str) -> None:
     message = f"give exactly one of {', '.join(f'--{name}' for name in names)}"
     flags.register_multi_flags_validator(names, lambda v: sum(v[name] is not None for name in names) == 1, message)
-
-
-def _own_flags() -> dict[str, flags.Flag]:
-    """The flags of this project, without those of absl and TensorFlow, in the order of their definition."""
-    others = ("absl", "tensorflow", "tensorflow_datasets")
-    modules = FLAGS.flags_by_module_dict().items()
-    return {flag.name: flag for module, own in modules if module.partition(".")[0] not in others for flag in own}
-
-
-def _help(description: str) -> str:
-    lines = [description.strip(), "", "Flags:"]
-    for flag in _own_flags().values():
-        name, text = f"[no]{flag.name}" if flag.boolean else flag.name, flag.help
-        if isinstance(flag, flags.EnumFlag):
-            text = f"{text.partition('>: ')[2]} One of: {', '.join(flag.parser.enum_values)}."
-        if flag.default is not None:
-            text += f" Default: {flag.parser.parse(flag.default)}."
-        text = f"--{name}: {text}"
-        lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
-    return "\n".join([*lines, "", "--helpfull also lists the flags of absl and TensorFlow."])
-
-
-def _nearest(name: str) -> str | None:
-    """The flag that a user most likely means by an unknown name: batch-size, lr, epochs, learning_rat, model_name."""
-    name, own = name.lower().replace("-", "_"), list(_own_flags())
-    candidates = [
-        *(flag for flag in own if flag == name),
-        *(flag for flag in own if "".join(word[0] for word in flag.split("_")) == name),
-        *(flag for flag in own if len(name) > 2 and name in flag),
-        *difflib.get_close_matches(name, own),
-        *(flag for flag in own if flag in name),
-    ]
-    return candidates[0] if candidates else None
-
-
-def _parse(argv: list[str], description: str = "") -> list[str]:
-    def fail(message):
-        print(f"{pathlib.Path(argv[0]).name}: {' '.join(message.split())} (see --help)", file=sys.stderr)
-        sys.exit(2)
-
-    if not {"-h", "-help", "--help", "--helpshort"}.isdisjoint(argv[1:]):
-        print(_help(description))
-        sys.exit(0)
-    try:
-        FLAGS.set_gnu_getopt(True)  # Flags may follow the folders that a shell expands --runs to.
-        extra = FLAGS(argv)[1:]
-    except flags.UnrecognizedFlagError as error:
-        nearest = _nearest(error.flagname)
-        fail(f"unknown flag --{error.flagname}" + (f": did you mean --{nearest}?" if nearest else ""))
-    except (flags.Error, UnicodeDecodeError) as error:  # The latter for a --flagfile that is not text.
-        fail(str(error))
-    if extra and "runs" in FLAGS and FLAGS.runs:
-        FLAGS.runs += extra
-    elif extra and "pictures" in FLAGS:
-        FLAGS.pictures += extra
-    elif extra:
-        fail(f"{extra[0]!r} is not a flag")
-    return argv[:1]
-
-
-def explain(error: Exception) -> str | None:
-    """What a user can do about an error, or which file it is about, in one line; None if the error does not say."""
-    if isinstance(error, UserError):
-        return str(error)
-    for reason in map(os.strerror, DISK_FULL):  # Libraries report it by errors of all kinds.
-        if reason in str(error):
-            return f"{reason}: make room, and start the same command again ({error})"
-    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
-        return "out of memory" + (": try a smaller --batch_size" if "batch_size" in FLAGS else "")
-    if isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return None
-
-
-def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
-    """Runs a program's main as absl does.
-
-    A user's mistake ends in one line on standard error, with exit status 2 if it is in a flag, else 1. So does an error
-    of the operating system that names a file. A bug ends in a traceback. If nobody reads the output, as after `| head`,
-    the program ends without a message. The help starts with the docstring of the module that defines `main`.
-    """
-
-    def guarded(argv):
-        if not FLAGS["verbosity"].present:  # absl's default would show all log messages of TFDS.
-            logging.set_verbosity(logging.WARNING)
-        try:
-            main(argv)
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
-        except Exception as error:
-            message = explain(error)
-            if message is None:
-                raise
-            start = "\n" if sys.stdout and sys.stdout.isatty() else ""  # To leave the line of the progress bar.
-            print(f"{start}{pathlib.Path(argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
-            sys.exit(1)
-
-    description = sys.modules[main.__module__].__doc__ or ""
-    try:
-        try:
-            app.run(guarded, argv, flags_parser=lambda argv: _parse(argv, description))
-        finally:
-            if sys.stdout:  # None if the program was started without one.
-                sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end.
-        sys.exit(128 + 13)  # As after SIGPIPE.

@@ -1,6 +1,6 @@
 """Classifies pictures with a trained network: python predict.py photo.jpg holiday/"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import concurrent.futures
 import contextlib
@@ -20,7 +20,7 @@ import flags
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import checkpoints, evaluation, export, pictures, tflite
+from training import evaluation, export, pictures, run_directory, stderr, tflite
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp")
 EXIF_ORIENTATION = 0x0112
@@ -92,7 +92,7 @@ def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
         signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
         classify = tf.function(lambda images: model(images, training=False), input_signature=signature)
     else:
-        if FLAGS.weights and checkpoints.dataset_of(file := pathlib.Path(FLAGS.weights)) != "full":
+        if FLAGS.weights and run_directory.dataset_of(file := pathlib.Path(FLAGS.weights)) != "full":
             raise UserError(f"{file} has other classes than Tiny ImageNet: use --run_dir={file.parent}")
         model = export.load_weights(FLAGS.model, FLAGS.weights or weights.SHIPPED)
         classify, classes = evaluation.classifier(model, weights.mean_image()), weights.classes()
@@ -112,7 +112,7 @@ def main(_) -> None:
             write = write_csv(stack.enter_context(open(FLAGS.csv, "w", newline="", errors="surrogateescape")))
         for start in range(0, len(files), FLAGS.batch_size):
             batch = files[start : start + FLAGS.batch_size]
-            with training.quiet():  # TensorFlow's decoders also log the errors that they raise.
+            with stderr.quiet():  # TensorFlow's decoders also log the errors that they raise.
                 images = dict(zip(batch, pool.map(read_picture, batch), strict=True))
             for path in [path for path, image in images.items() if isinstance(image, str)]:
                 print(f"predict.py: {path}: {images.pop(path)}", file=sys.stderr)
@@ -151,4 +151,4 @@ def write_csv(file: TextIO) -> Callable[[pathlib.Path, Iterable[tuple[str, str, 
 
 if __name__ == "__main__":
     flags.define_predict_flags()
-    flags.run(main)
+    cli.run(main)

@@ -4,7 +4,7 @@ Writes one network's mistakes on the validation images, with the paper's Figure 
 python report.py --mistakes=runs/googlenet, or --mistakes=resnet20 for the trained weights in weights/
 """
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ from flags import FLAGS
 from models import weights
 from reporting import figures, mistakes, runs, tables
 from tiny_imagenet import input_pipeline
-from training import checkpoints, evaluation, export
+from training import checkpoints, evaluation, export, run_directory
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
@@ -45,7 +45,7 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
         dataset, folder = "full", "mistakes"
     else:
         model, _ = checkpoints.load_model(run_dir)
-        dataset, folder = checkpoints.read_config(run_dir)["dataset"], run_dir / "mistakes"
+        dataset, folder = run_directory.read_config(run_dir)["dataset"], run_dir / "mistakes"
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits["validation"]
     print(f"scoring {len(split):,} images by the centre crop and by ten crops", flush=True)
@@ -73,4 +73,4 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.define_report_flags()
-    flags.run(main)
+    cli.run(main)

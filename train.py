@@ -1,14 +1,12 @@
 """Trains a network on Tiny ImageNet: python train.py --model=googlenet --learning_rate=0.1"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
-import bisect
 import pathlib
-import signal
-import sys
 import tempfile
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import flags
@@ -17,8 +15,13 @@ from flags import FLAGS
 from models import cost
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, distribution, evaluation, export, provenance, schedule, summaries
+from training import checkpoints, distribution, evaluation, export, provenance, run_directory
+from training.files import read_json, write_json
+from training.reporter import Reporter
+from training.schedule import Schedule
 from training.step import Trainer, default_precision
+from training.stop_request import StopRequest
+from training.stopwatch import Stopwatch
 
 
 def configuration(run_dir: pathlib.Path) -> dict:
@@ -28,8 +31,8 @@ def configuration(run_dir: pathlib.Path) -> dict:
     config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     config["precision"] = FLAGS.precision
     if FLAGS.precision == "auto":  # A resumed run keeps its precision, whatever machine it moves to.
-        resumed = checkpoints.has_run(run_dir) and not FLAGS.overwrite
-        kept = checkpoints.read_config(run_dir) if resumed else {}
+        resumed = run_directory.has_run(run_dir) and not FLAGS.overwrite
+        kept = run_directory.read_config(run_dir) if resumed else {}
         config["precision"] = kept.get("precision") or default_precision()
     return config
 
@@ -37,10 +40,10 @@ def configuration(run_dir: pathlib.Path) -> dict:
 def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir or f"runs/{FLAGS.model}")
     if FLAGS.export_only:
-        checkpoints.check_config(run_dir, {"model": FLAGS.model})
+        run_directory.check_config(run_dir, {"model": FLAGS.model})
         model, _ = checkpoints.load_model(run_dir)
-        data = input_pipeline.load(checkpoints.read_config(run_dir)["dataset"], FLAGS.data_dir, FLAGS.archive)
-        with checkpoints.lock(run_dir):
+        data = input_pipeline.load(run_directory.read_config(run_dir)["dataset"], FLAGS.data_dir, FLAGS.archive)
+        with run_directory.lock(run_dir):
             export.export(export.inference_model(model), data, run_dir, FLAGS.tflite)
         print(f"exported to {run_dir}")
         return
@@ -50,7 +53,7 @@ def main(_) -> None:
     config = configuration(run_dir)
     if not FLAGS.overwrite:
         asked = FLAGS["num_cycles"].present > 0
-        checkpoints.check_config(run_dir, config, resume=FLAGS.resume, may_change_cycles=asked)
+        run_directory.check_config(run_dir, config, resume=FLAGS.resume, may_change_cycles=asked)
         if is_finished(run_dir, config):
             print(f"{run_dir} is finished: {config['num_epochs']} epochs are done. Raise --num_epochs to train on.")
             print_next_steps(run_dir)
@@ -59,22 +62,22 @@ def main(_) -> None:
     chief = distribution.is_chief(strategy)
     scratch = None if chief else tempfile.TemporaryDirectory()
     out_dir = run_dir if chief else pathlib.Path(scratch.name)
-    with checkpoints.lock(out_dir), distribution.report_lost_workers(strategy):
+    with run_directory.lock(out_dir), distribution.report_lost_workers(strategy):
         train(config, strategy, run_dir, out_dir)
 
 
 def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
     """Returns whether the run has done all of its steps, and is scored and exported as the flags ask."""
     size = input_pipeline.train_size(config["dataset"])
-    num_steps = schedule.num_steps(config["num_epochs"], size, config["batch_size"])
-    if checkpoints.read_json(run_dir / "time.json").get("finished_step") != num_steps:
+    num_steps = Schedule(config["num_epochs"], size, config["batch_size"], config["num_cycles"]).num_steps
+    if read_json(run_dir / "time.json").get("finished_step") != num_steps:
         return False
     if FLAGS.export:
         names = ["saved_model", "model.keras", "classes.json", *(["model_int8.tflite"] if FLAGS.tflite else [])]
         if not all((run_dir / name).exists() for name in names):
             return False
     scores = ["evaluation_ten_crop.json", "evaluation_train_ten_crop.json"] if FLAGS.final_scores else []
-    return all(checkpoints.read_json(run_dir / name).get("step") == num_steps for name in scores)
+    return all(read_json(run_dir / name).get("step") == num_steps for name in scores)
 
 
 def print_next_steps(run_dir: pathlib.Path) -> None:
@@ -85,35 +88,87 @@ def print_next_steps(run_dir: pathlib.Path) -> None:
 
 
 def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:
-    """Trains from the last checkpoint in run_dir, if any, to the end of the run, and writes to out_dir."""
-    replicas = strategy.num_replicas_in_sync
-    if FLAGS.batch_size % replicas:
-        raise UserError(f"--batch_size={FLAGS.batch_size} must be a multiple of the {replicas} devices")
+    """Trains from the newest checkpoint in run_dir, if any, to the end of the run, and writes to out_dir."""
+    data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
+    schedule = Schedule(FLAGS.num_epochs, len(data.splits["train"]), FLAGS.batch_size, FLAGS.num_cycles)
+    check_schedule(schedule, strategy.num_replicas_in_sync)
+    if FLAGS.overwrite and out_dir == run_dir:
+        run_directory.remove_run(run_dir)
+
+    trainer = create_trainer(config, strategy, data.mean_image, schedule)
+    saved = checkpoints.Checkpoints(out_dir, trainer)
+    if not FLAGS.overwrite:  # Another worker may still be removing the run.
+        saved.restore(run_dir)
+    devices = start_run(config, strategy, out_dir, saved, schedule, cost.parameters(trainer.model))
+    stopwatch = Stopwatch(saved.seconds)
+    reporter = Reporter(out_dir, saved.step, schedule, stopwatch)
+    again = "again without --overwrite" if FLAGS.overwrite else "the same command again"
+    stop = StopRequest(strategy, reporter.say, again)
+    classify = distribution.on_every_device(evaluation.classifier(trainer.model, data.mean_image), strategy)
+
+    def validate(step):
+        with stop.at_once(step):
+            reporter.validation(step, evaluation.score(classify, data.splits["validation"], show_bar=False))
+
+    step = saved.step
+    if step in schedule.epoch_ends:  # The run was stopped between the epoch's last checkpoint and its validation.
+        validate(step)
+    stopwatch.restart()
+    for images, crop_index, labels in training_batches(strategy, data.splits["train"], step, schedule.num_steps):
+        if step == 0:
+            reporter.start(run_dir.resolve().name, config, strategy.experimental_local_results(images)[0].numpy())
+        trainer.train_step(images, crop_index, labels)
+        stopwatch.count()
+        step += 1
+        epoch_ended, cycle_ended = step in schedule.epoch_ends, step in schedule.cycle_ends
+        logged = epoch_ended or step % FLAGS.log_every == 0
+        reporter.training(step, trainer, logged)
+        stopping = stop.received(exchange=logged or cycle_ended)
+        if epoch_ended or cycle_ended or stopping or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
+            trainer.check()  # No diverged state is saved.
+            stopwatch.count()
+            if cycle_ended and FLAGS.keep_snapshots:
+                saved.save_snapshot()
+            reporter.flush()
+            write_json(out_dir / "config.json", config)
+            saved.save(stopwatch.seconds)
+            write_time(out_dir, saved, devices)
+        if stopping:
+            stop.leave(step)
+        if epoch_ended:
+            validate(step)
+        stopwatch.restart()
+
+    with stop.at_once(step, others_wait=False):
+        reporter.close()
+        if out_dir == run_dir:
+            reporter.say(f"trained for {stopwatch}; exporting and scoring")
+            finish(trainer.model, data, run_dir, step)
+
+
+def check_schedule(schedule: Schedule, replicas: int) -> None:
+    """Raises UserError if the flags do not fit the data, the devices or each other."""
+    if schedule.batch_size % replicas:
+        raise UserError(f"--batch_size={schedule.batch_size} must be a multiple of the {replicas} devices")
+    if schedule.batch_size > schedule.data_size:
+        raise UserError(f"--batch_size={schedule.batch_size} is more than the {schedule.data_size} training images")
+    if schedule.num_cycles > schedule.num_steps:
+        raise UserError(f"--num_cycles={schedule.num_cycles} is more than the run's {schedule.num_steps} steps")
     if FLAGS.jit_compile and FLAGS.sync_batch_norm and replicas > 1:
         raise UserError("--jit_compile cannot compile --sync_batch_norm on several devices: drop one of the two")
-    data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
-    training_split, validation = data.splits["train"], data.splits["validation"]
-    length = (FLAGS.num_epochs, len(training_split), FLAGS.batch_size)
-    num_steps = schedule.num_steps(*length)
-    epoch_ends = schedule.epoch_ends(*length)
-    cycle_ends = schedule.cycle_ends(*length, FLAGS.num_cycles)
-    if FLAGS.batch_size > len(training_split):
-        raise UserError(f"--batch_size={FLAGS.batch_size} is more than the {len(training_split)} training images")
-    if FLAGS.num_cycles > num_steps:
-        raise UserError(f"--num_cycles={FLAGS.num_cycles} is more than the run's {num_steps} steps")
-    if FLAGS.overwrite and out_dir == run_dir:
-        checkpoints.remove_run(run_dir)
 
+
+def create_trainer(config: dict, strategy: tf.distribute.Strategy, mean_image: np.ndarray, schedule: Schedule):
+    """Builds the network and what trains it, on the devices of the strategy."""
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(config["precision"])
+    options = {"dropout": FLAGS.dropout} if FLAGS.dropout else {}
     with strategy.scope():
-        options = {} if FLAGS.dropout is None else {"dropout": FLAGS.dropout}
-        model = models.build(FLAGS.model, training=True, **options)
-        trainer = Trainer(
-            model,
-            data.mean_image,
+        return Trainer(
+            models.build(FLAGS.model, training=True, **options),
+            mean_image,
             learning_rate=FLAGS.learning_rate,
-            cycle_steps=schedule.cycle_steps(*length, FLAGS.num_cycles),
+            cycle_steps=schedule.cycle_steps,
             momentum=config["momentum"],
             nesterov=FLAGS.nesterov,
             weight_decay=FLAGS.weight_decay,
@@ -121,119 +176,46 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
             sync_batch_norm=FLAGS.sync_batch_norm,
             jit_compile=FLAGS.jit_compile,
         )
-    saved = checkpoints.Checkpoints(out_dir, trainer)
-    if not FLAGS.overwrite:  # Another worker may still be removing the run.
-        saved.restore(run_dir)
-    done = int(trainer.step.numpy())
-    if done + 1 in cycle_ends and done not in cycle_ends:
-        saved.remove_snapshot(done)  # The run's length cut its last cycle, which now ends a step later.
-    if 0 < done < num_steps:
-        checkpoints.remove_outdated(out_dir)
+
+
+def start_run(
+    config: dict,
+    strategy: tf.distribute.Strategy,
+    out_dir: pathlib.Path,
+    saved: checkpoints.Checkpoints,
+    schedule: Schedule,
+    parameters: int,
+) -> list[str]:
+    """Makes the run directory ready for the steps after the newest checkpoint. Returns the devices of all starts."""
     device = distribution.describe_devices(strategy)
-    parameters = cost.parameters(model)
-    print(f"{FLAGS.model}: {parameters:,} parameters, in {config['precision']} on {device}, to {run_dir}")
-    print(f"{done} of {num_steps} steps done", flush=True)
+    print(f"{FLAGS.model}: {parameters:,} parameters, in {config['precision']} on {device}, to {out_dir}")
+    print(f"{saved.step} of {schedule.num_steps} steps done", flush=True)
+    devices = provenance.record(out_dir, saved.step, device)
+    if saved.step == 0:  # A resumed run may have changed its length, which counts from its next checkpoint on.
+        write_json(out_dir / "config.json", config)
+        return devices
+    if saved.step + 1 in schedule.cycle_ends and saved.step not in schedule.cycle_ends:
+        saved.remove_snapshot(saved.step)  # The run's length cut its last cycle, which now ends a step later.
+    if saved.step < schedule.num_steps:
+        run_directory.remove_outdated(out_dir)
+    write_time(out_dir, saved, devices)  # The run may have been killed between its checkpoint and this file.
+    return devices
 
-    if not done:  # A resumed run may have changed its length, which counts from its next checkpoint on.
-        checkpoints.write_json(out_dir / "config.json", config)
-    devices = provenance.record(out_dir, done, device)
-    classify = evaluation.classifier(model, data.mean_image)
-    metrics = summaries.Metrics(out_dir / "metrics.csv", done)
-    board = summaries.TensorBoard(out_dir, done)
-    progress = summaries.Progress(done, num_steps, FLAGS.batch_size)
-    any_worker = distribution.any_worker(strategy)
-    others_wait = distribution.has_several_workers(strategy)  # They must hear of a signal before this worker leaves.
-    stop = []
 
-    def ask_to_stop(signum, frame):
-        stop.append(signum)
-        signal.signal(signum, signal.SIG_DFL)  # A second signal ends the process at once.
-        if saved.step == done and not others_wait:  # There is nothing to save.
-            leave()
+def write_time(out_dir: pathlib.Path, saved: checkpoints.Checkpoints, devices: list[str]) -> None:
+    time = {"seconds": saved.seconds, "steps": saved.step, "device": ", then ".join(devices)}
+    write_json(out_dir / "time.json", time)
 
-    def leave():
-        again = "again without --overwrite" if FLAGS.overwrite else "the same command again"
-        progress.say(f"stopped after step {done}: start {again} to resume")
-        sys.exit(128 + (stop or [signal.SIGTERM])[0])
 
-    def time_of_steps():
-        return {"seconds": saved.seconds, "steps": done, "device": ", then ".join(devices)}
+def training_batches(strategy: tf.distribute.Strategy, split: input_pipeline.Split, start: int, stop: int):
+    """Returns the batches of the steps range(start, stop), counted from 0, on the strategy's devices."""
 
-    def validate():
-        scores = evaluation.score(classify, validation, show_bar=False)  # The training's own bar is there.
-        epoch = 1 + epoch_ends.index(done)
-        means = metrics.epoch_means(epoch)
-        metrics.append(step=done, epoch=epoch, **{f"validation_{name}": value for name, value in scores.items()})
-        board.scalars("validation", done, **scores)
-        board.flush()
-        progress.say(
-            f"epoch {epoch}/{FLAGS.num_epochs}: loss {means['loss']:.4f}, top-1 {means['top_1']:.2%}, validation top-1 "
-            f"{scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}, {saved.training_time()} of training"
+    def batches(context):
+        return input_pipeline.train_batches(
+            split, FLAGS.batch_size, FLAGS.seed, start, stop, context, FLAGS.augmentation
         )
-        progress.restart(done)
-        saved.restart_clock()
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, ask_to_stop)
-    if hasattr(signal, "SIGCONT"):  # It comes after a pause. Windows has none.
-        signal.signal(signal.SIGCONT, lambda *_: saved.restart_clock())
-
-    if done in epoch_ends:  # The checkpoint of an epoch's end is written before the epoch's validation.
-        validate()
-    batches = strategy.distribute_datasets_from_function(
-        lambda context: input_pipeline.train_batches(
-            training_split, FLAGS.batch_size, FLAGS.seed, done, num_steps, context, FLAGS.augmentation
-        )
-    )
-    saved.restart_clock()
-    for images, crop_index, labels in distribution.on_device(batches, strategy):
-        if done == 0:
-            board.start(run_dir.resolve().name, config, strategy.experimental_local_results(images)[0].numpy())
-        trainer.train_step(images, crop_index, labels)
-        saved.count_time()
-        done += 1
-        epoch = 1 + bisect.bisect_left(epoch_ends, done)
-        epoch_ended, cycle_ended = done in epoch_ends, done in cycle_ends
-        logged = epoch_ended or done % FLAGS.log_every == 0
-
-        if logged or progress.due():
-            means = trainer.means()
-            rate = float(trainer.learning_rate(done))
-            progress.draw(done, epoch, rate, means["loss"], means["top_1"])
-        if logged:
-            metrics.append(step=done, epoch=epoch, learning_rate=rate, **means)
-            speed = progress.images_per_second(done)
-            board.scalars("train", done, learning_rate=rate, images_per_second=speed, **means)
-            if config["precision"] == "mixed_float16":
-                board.scalars("train", done, loss_scale=trainer.loss_scale.numpy(), skipped_steps=trainer.skipped.numpy())
-            trainer.reset_means()
-            progress.restart(done)
-        # Several workers ask each other, which takes an exchange, so they do not at every step.
-        stopped = any_worker(stop) if logged or cycle_ended or not others_wait else False
-        if epoch_ended or cycle_ended or stopped or saved.minutes_since_save() >= FLAGS.checkpoint_minutes:
-            trainer.check()  # No diverged state is saved.
-            saved.count_time()
-            if cycle_ended and FLAGS.keep_snapshots:
-                saved.save_snapshot()
-            board.flush()
-            checkpoints.write_json(out_dir / "config.json", config)
-            saved.save()
-            checkpoints.write_json(out_dir / "time.json", time_of_steps())
-            progress.restart(done)
-        if stopped:
-            leave()
-        if epoch_ended:
-            validate()
-
-    others_wait = False
-    if stop:
-        leave()
-    if out_dir == run_dir:
-        progress.close()
-        progress.say(f"trained for {saved.training_time()}; exporting and scoring")
-        if checkpoints.read_json(run_dir / "time.json").get("steps") != done:  # A kill may have come before it.
-            checkpoints.write_json(run_dir / "time.json", time_of_steps())
-        finish(model, data, run_dir, done)
+    return distribution.on_device(strategy.distribute_datasets_from_function(batches), strategy)
 
 
 def finish(model: keras.Model, data: input_pipeline.TinyImageNet, run_dir: pathlib.Path, step: int) -> None:
@@ -247,18 +229,18 @@ def finish(model: keras.Model, data: input_pipeline.TinyImageNet, run_dir: pathl
         finals.append(("evaluation_ten_crop", "validation", data.splits["validation"], True))
         finals.append(("evaluation_train_ten_crop", "train", sample, True))
     for name, split_name, split, ten_crop in finals:
-        if checkpoints.read_json(run_dir / f"{name}.json").get("step") == step:
+        if read_json(run_dir / f"{name}.json").get("step") == step:
             continue  # An earlier start was stopped while it scored.
         scores = evaluation.score(evaluation.classifier(model, data.mean_image, ten_crop), split)
         result = evaluation.result(scores, FLAGS.dataset, split_name, split, step, ten_crop)
-        checkpoints.write_json(run_dir / f"{name}.json", result)
+        write_json(run_dir / f"{name}.json", result)
         how = "ten crops" if ten_crop else "centre crop"
         print(f"{split_name}, {how}: top-1 {scores['top_1']:.2%}, top-5 {scores['top_5']:.2%}", flush=True)
-    time = checkpoints.read_json(run_dir / "time.json")
-    checkpoints.write_json(run_dir / "time.json", time | {"finished_step": step})
+    time = read_json(run_dir / "time.json")
+    write_json(run_dir / "time.json", time | {"finished_step": step})
     print_next_steps(run_dir)
 
 
 if __name__ == "__main__":
     flags.define_train_flags()
-    flags.run(main)
+    cli.run(main)

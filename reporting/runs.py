@@ -13,7 +13,7 @@ import numpy as np
 import models
 from reporting import paper
 from tiny_imagenet.errors import UserError
-from training import checkpoints
+from training import run_directory
 
 TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "cross_entropy")
 VALIDATION_COLUMNS = ("step", "epoch", "validation_top_1")
@@ -202,7 +202,7 @@ def read_run(path: pathlib.Path, name: str) -> Run:
     Raises:
       UserError: if a file is damaged.
     """
-    config = checkpoints.read_config(path)
+    config = run_directory.read_config(path)
     for key in ("num_epochs", "batch_size"):
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise damaged(path / "config.json", f"{key} is missing or not positive")

@@ -5,12 +5,15 @@ import os
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # On a GPU too, float32 is float32.
 USERS_ENVIRONMENT = dict(os.environ)  # As it is before `training` sets TensorFlow's.
 
-import training  # noqa: E402, F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import stderr  # noqa: E402, I001  # `training` sets TensorFlow's environment, so it comes first.
+
+with stderr.quiet():  # What TensorFlow's libraries log while they load.
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
 
 import concurrent.futures  # noqa: E402
-import contextlib  # noqa: E402
 import importlib  # noqa: E402
-import io  # noqa: E402
 import pathlib  # noqa: E402
 import signal  # noqa: E402
 import subprocess  # noqa: E402
@@ -18,9 +21,8 @@ import sys  # noqa: E402
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
-import tensorflow as tf  # noqa: E402
 
-import flags  # noqa: E402
+import command_line  # noqa: E402
 import small  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -83,26 +85,16 @@ def run_main():
     def run(script, *arguments, terminal=None):
         name = script.removesuffix(".py")
         main = importlib.import_module(name).main
-        others, policy = set(flags.FLAGS), keras.config.dtype_policy()
+        policy = keras.config.dtype_policy()
         signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGCONT") if hasattr(signal, name)]
         handlers = {signum: signal.getsignal(signum) for signum in signals}
-        getattr(flags, f"define_{name.rpartition('.')[2]}_flags")()
-        own = set(flags.FLAGS) - others
-        argv = [script, *map(str, arguments)]
-        stdout, stderr = io.StringIO(), io.StringIO()
         try:
-            with contextlib.redirect_stdout(terminal or stdout), contextlib.redirect_stderr(terminal or stderr):
-                flags.run(main, argv)
-        except SystemExit as exit:
-            returncode = exit.code or 0
+            with command_line.defined(name.rpartition(".")[2]):
+                return command_line.run(main, [script, *map(str, arguments)], terminal)
         finally:
-            for flag in own:
-                delattr(flags.FLAGS, flag)
-            flags.FLAGS.unparse_flags()
             keras.config.set_dtype_policy(policy)
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
-        return subprocess.CompletedProcess(argv, returncode, stdout.getvalue(), stderr.getvalue())
 
     return run
 
@@ -166,7 +158,8 @@ def write_run(tmp_path):
 
     The run has two epochs of 12 steps, and the paper's settings but for `differing`.
     """
-    from training import checkpoints, summaries
+    from training import summaries
+    from training.files import write_json
 
     config = {"model": "baseline", "dataset": "full", "learning_rate": 0.1, "batch_size": 256}
     config |= {"num_epochs": 2, "num_cycles": 5, "nesterov": True, "seed": 0, "log_every": 5, "precision": "float32"}
@@ -175,14 +168,14 @@ def write_run(tmp_path):
     def write(name="run", rows=6, files=None, **differing):
         folder = tmp_path / name
         folder.mkdir()
-        checkpoints.write_json(folder / "config.json", config | differing)
+        write_json(folder / "config.json", config | differing)
         metrics = summaries.Metrics(folder / "metrics.csv", 0)
         for step, epoch, top_1 in logged[:rows]:
             metrics.append(step=step, epoch=epoch, learning_rate=0.1, loss=6, cross_entropy=5 - step / 10, top_1=top_1)
             if step % 12 == 0:
                 metrics.append(step=step, epoch=epoch, validation_top_1=0.1 * epoch, validation_top_5=0.2 * epoch)
         for file, content in (files or {}).items():
-            checkpoints.write_json(folder / file, content)
+            write_json(folder / file, content)
         return folder
 
     return write

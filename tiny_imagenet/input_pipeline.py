@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from tiny_imagenet import crops, preparation
 from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 
+DATASETS = tuple(Builder.builder_configs)
 AUGMENTATIONS = ("ten_crop", "uniform", "all_crops")
 PARALLEL_CALLS = 8  # Batches made at a time. More are not faster, because each holds Python's lock.
 
@@ -59,7 +60,7 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
     """Loads the dataset, and prepares it first if needed: downloads the archive, writes TFDS' shards, decodes them.
 
     Args:
-      dataset: The builder's configuration, "full" or "synthetic".
+      dataset: The builder's configuration, one of DATASETS.
       data_dir: The folder for prepared data; TFDS' default, ~/tensorflow_datasets, if None.
       archive: Path of a copy of the archive, to use instead of downloading it.
 
@@ -70,11 +71,7 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
     """
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-
-    def make_builder() -> tfds.core.DatasetBuilder:
-        return tfds.builder(f"tiny_imagenet/{dataset}", data_dir=data_dir, archive=archive)
-
-    builder = preparation.prepare(make_builder)
+    builder = preparation.prepare(dataset, data_dir, archive)
     decoded = pathlib.Path(builder.data_dir) / "decoded"
     image = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
     splits = {}
@@ -92,7 +89,7 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
 
 def train_size(dataset: str) -> int:
     """Returns the number of training images of a dataset that need not be prepared yet."""
-    (config,) = (config for config in Builder.BUILDER_CONFIGS if config.name == dataset)
+    config = Builder.builder_configs[dataset]
     return config.num_classes * config.train_per_class
 
 

@@ -4,13 +4,14 @@ The paper's section 2.5 mentions SqueezeNet in less than 0.5 MB, by the deep com
 (arXiv:1510.00149): weights that share a few values, fine-tuning, and Huffman coding.
 """
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
 
 import keras
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 import flags
 import models
@@ -18,7 +19,8 @@ from flags import FLAGS
 from models import weights
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, export, schedule, summaries
+from training import checkpoints, export, run_directory
+from training.schedule import Schedule
 from training.step import Trainer
 
 LEVELS = 7  # On each side of zero: 15 values, which 4 bits tell apart.
@@ -63,24 +65,36 @@ def compress(
     Raises:
       UserError: if the directory holds no run, if fine-tuning diverges, or if a weight is beyond the range of float16.
     """
-    config = checkpoints.read_config(run_dir)
+    config = run_directory.read_config(run_dir)
     trained, done = checkpoints.load_model(run_dir)
     keras.utils.set_random_seed(config["seed"])
     keras.config.set_dtype_policy(config["precision"])
     model = models.build(config["model"], training=True)
     model.set_weights(trained.get_weights())
+    fine_tune(model, data, config, done, num_epochs, learning_rate)
+    path = run_dir / FILE
+    try:
+        weights.save(export.inference_model(model), path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    for scores in run_dir.glob("evaluation_compressed*.json"):  # Of the file before.
+        scores.unlink()
+    return path
+
+
+def fine_tune(
+    model: keras.Model,
+    data: input_pipeline.TinyImageNet,
+    config: dict,
+    done: int,
+    num_epochs: int,
+    learning_rate: float,
+) -> None:
+    """Rounds the kernels of a network that was trained for `done` steps, and fine-tunes it; see `compress`."""
     train, batch_size = data.splits["train"], config["batch_size"]
-    steps = schedule.num_steps(num_epochs, len(train), batch_size)
-    trainer = Trainer(
-        model,
-        data.mean_image,
-        learning_rate=learning_rate,
-        cycle_steps=steps,
-        momentum=config["momentum"],
-        nesterov=config["nesterov"],
-        weight_decay=config["weight_decay"],
-        clip_norm=config["clip_norm"],
-    )
+    steps = Schedule(num_epochs, len(train), batch_size, num_cycles=1).num_steps
+    settings = {key: config[key] for key in ("momentum", "nesterov", "weight_decay", "clip_norm")}
+    trainer = Trainer(model, data.mean_image, learning_rate=learning_rate, cycle_steps=steps, **settings)
     kernels = [weight for weight in model.trainable_weights if weight.name == "kernel"]
     full = [tf.Variable(kernel) for kernel in kernels]
     step_sizes = [step_size(kernel.numpy()) for kernel in kernels]
@@ -93,42 +107,23 @@ def compress(
             unrounded.assign_add(kernel - quantize(unrounded, size))  # What the step added to the rounded kernel.
             kernel.assign(quantize(unrounded, size))
 
-    def means():
-        try:
-            return trainer.means()
-        except UserError as error:
-            raise UserError("fine-tuning diverged: start again with a lower --learning_rate") from error
-
-    progress = summaries.Progress(0, steps, batch_size)
-    seed, last = config["seed"], done + steps
-    augmentation = config["augmentation"]
-    batches = input_pipeline.train_batches(train, batch_size, seed, done, last, augmentation=augmentation)
-    for step, batch in enumerate(batches, start=1):
-        trainer.train_step(*batch)
-        apply_and_round()
-        if step % 10 == 0:
-            measured = means()
-            epoch = 1 + (step - 1) * batch_size // len(train)
-            progress.draw(step, epoch, float(trainer.learning_rate(step)), measured["loss"], measured["top_1"])
-            trainer.reset_means()
-            progress.restart(step)
-    progress.close()
-    means()
-    path = run_dir / FILE
+    seed, augmentation = config["seed"], config["augmentation"]
+    batches = input_pipeline.train_batches(train, batch_size, seed, done, done + steps, augmentation=augmentation)
+    bar = tqdm.tqdm(batches, "fine-tuning", steps, unit=" steps", leave=False, disable=None)
     try:
-        weights.save(export.inference_model(model), path)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    for scores in run_dir.glob("evaluation_compressed*.json"):  # Of the file before.
-        scores.unlink()
-    return path
+        for batch in bar:
+            trainer.train_step(*batch)
+            apply_and_round()
+            trainer.check()
+    except UserError as error:
+        raise UserError("fine-tuning diverged: start again with a lower --learning_rate") from error
 
 
 def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir)
-    config = checkpoints.read_config(run_dir)
+    config = run_directory.read_config(run_dir)
     data = input_pipeline.load(config["dataset"], FLAGS.data_dir, FLAGS.archive)
-    with checkpoints.lock(run_dir):
+    with run_directory.lock(run_dir):
         path = compress(run_dir, data, FLAGS.num_epochs, FLAGS.learning_rate)
     print(f"{path.stat().st_size:,} bytes written to {path}")
     print(f"Score it:  python evaluate.py --model={config['model']} --weights={path}")
@@ -136,4 +131,4 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.define_compress_flags()
-    flags.run(main)
+    cli.run(main)

@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import tensorflow as tf
 
 from tiny_imagenet.errors import UserError
@@ -96,6 +97,26 @@ def on_device(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.
     if not gpus or not isinstance(batches, tf.data.Dataset):
         return batches
     return batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name, buffer_size=2))
+
+
+def on_every_device(
+    function: Callable[[tf.Tensor], tf.Tensor], strategy: tf.distribute.Strategy
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Spreads a function of a batch, whose result has the batch's first axis, over this process' devices."""
+    if strategy.num_replicas_in_sync == 1:
+        return function
+    devices = len(strategy.extended.worker_devices)
+
+    def spread(batch):
+        if len(batch) < devices:
+            return function(batch)
+        parts = np.array_split(batch, devices)
+        batches = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group % devices])
+        )
+        return tf.concat(strategy.experimental_local_results(strategy.run(function, args=(batches,))), axis=0)
+
+    return spread
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:

@@ -56,7 +56,8 @@ def predict(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE, sh
     batches = evaluation_batches(split, batch_size)
     disable = None if show_bar else True  # None: disabled except on a terminal.
     bar = tqdm.tqdm(batches, "scoring", unit=" images", unit_scale=batch_size, leave=False, disable=disable)
-    return np.concatenate([classify(images).numpy() for images, _ in bar])
+    # A GPU's results stay there until the last batch, so that no batch waits for the one before.
+    return tf.concat([classify(images) for images, _ in bar], axis=0).numpy()
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -14,8 +14,8 @@ from models.layers import to_plain_keras
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
-from training import checkpoints, pictures, tflite
-from training.files import remove_folder, replace_file
+from training import pictures, tflite
+from training.files import remove_folder, replace_file, write_json
 
 TOP_K = 5
 IMAGE_SHAPE = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
@@ -128,7 +128,7 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
 
     with replace_file(run_dir / "model.keras") as partial:
         whole.save(partial)
-    checkpoints.write_json(run_dir / "classes.json", classes)
+    write_json(run_dir / "classes.json", classes)
 
     if with_tflite:
         tflite.export(model, data, run_dir)

@@ -1,6 +1,7 @@
-"""Writes files so that a crash never leaves half of one; removes folders."""
+"""Writes files so that a crash never leaves half of one; reads JSON; removes folders."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -39,3 +40,18 @@ def remove_folder(path: pathlib.Path) -> None:
         path.unlink()
     elif path.exists():
         shutil.rmtree(path)
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    """Writes a JSON file whole or not at all."""
+    with replace_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Returns the content of a JSON file; empty if there is none, or it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training import checkpoints
+from training.files import read_json, write_json
 
 FILE = "provenance.json"
 
@@ -41,7 +41,7 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> list[str]:
     """
     path = run_dir / FILE
     try:
-        starts = [start for start in checkpoints.read_json(path)["starts"] if start["step"] < step]
+        starts = [start for start in read_json(path)["starts"] if start["step"] < step]
     except (TypeError, KeyError):
         starts = []
     start = {
@@ -54,5 +54,5 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> list[str]:
         "numpy": np.__version__,
         "device": device,
     }
-    checkpoints.write_json(path, {"starts": [*starts, start]})
+    write_json(path, {"starts": [*starts, start]})
     return list(dict.fromkeys(start["device"] for start in [*starts, start]))

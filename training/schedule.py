@@ -1,5 +1,8 @@
-"""The paper's cyclical learning rate (section 4.2.2) and the steps at which its cycles and epochs end."""
+"""The paper's cyclical learning rate (section 4.2.2) and the steps at which a run's epochs and cycles end."""
 
+import bisect
+import dataclasses
+import functools
 import math
 
 import tensorflow as tf
@@ -7,33 +10,45 @@ import tensorflow as tf
 ROUNDING = 1e-9  # So that a cycle that ends at a whole step does, although its length is not exact in binary.
 
 
-def num_steps(num_epochs: int, data_size: int, batch_size: int) -> int:
-    """Returns the number of whole batches in num_epochs passes over the data."""
-    return num_epochs * data_size // batch_size
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The length of a run, its epochs and its learning rate's cycles. Steps are counted from 1."""
 
+    num_epochs: int
+    data_size: int
+    batch_size: int
+    num_cycles: int
 
-def epoch_ends(num_epochs: int, data_size: int, batch_size: int) -> list[int]:
-    """Returns the last whole step of each epoch. Steps are counted from 1."""
-    return [num_steps(epoch, data_size, batch_size) for epoch in range(1, num_epochs + 1)]
+    @property
+    def num_steps(self) -> int:
+        """The number of whole batches in the run's passes over the data."""
+        return self.num_epochs * self.data_size // self.batch_size
 
+    @functools.cached_property
+    def epoch_ends(self) -> list[int]:
+        """The last whole step of each epoch."""
+        return [epoch * self.data_size // self.batch_size for epoch in range(1, self.num_epochs + 1)]
 
-def cycle_steps(num_epochs: int, data_size: int, batch_size: int, num_cycles: int) -> float:
-    """Returns the length C of a cycle in steps, num_iter / num_cycles. It need not be whole: the paper's is 781.25."""
-    return num_epochs * data_size / batch_size / num_cycles
+    @property
+    def cycle_steps(self) -> float:
+        """The length C of a cycle, num_iter / num_cycles, in steps. It need not be whole: the paper's is 781.25."""
+        return self.num_epochs * self.data_size / self.batch_size / self.num_cycles
 
+    @functools.cached_property
+    def cycle_ends(self) -> list[int]:
+        """The last step of each cycle, after which the learning rate restarts."""
+        ends = (math.ceil(cycle * self.cycle_steps - ROUNDING) for cycle in range(1, self.num_cycles + 1))
+        return [min(end, self.num_steps) for end in ends]
 
-def cycle_ends(num_epochs: int, data_size: int, batch_size: int, num_cycles: int) -> list[int]:
-    """Returns the last step of each cycle, after which the learning rate restarts. Steps are counted from 1."""
-    length = cycle_steps(num_epochs, data_size, batch_size, num_cycles)
-    last = num_steps(num_epochs, data_size, batch_size)
-    return [min(math.ceil(cycle * length - ROUNDING), last) for cycle in range(1, num_cycles + 1)]
+    def epoch(self, step: int) -> int:
+        """Returns the epoch of a step, from 1."""
+        return 1 + bisect.bisect_left(self.epoch_ends, step)
 
 
 def cosine_cycles(step: tf.Tensor, learning_rate: float, cycle_steps: float) -> tf.Tensor:
     """Returns the learning rate of a step: L/2 * (cos(pi * ((step - 1) mod C) / C) + 1).
 
-    It is Keras' `CosineDecayRestarts` with `t_mul=1`, in float64. `Trainer` also counts steps that loss scaling skips,
-    which a schedule of Keras' optimizer would not.
+    It is Keras' `CosineDecayRestarts` with `t_mul=1`, in float64.
 
     Args:
       step: The step or steps, from 1.

@@ -1,6 +1,6 @@
 """Adds a trained run to the weights that come with the repository: python -m training.ship --run_dir=runs/resnet20"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
 
@@ -8,7 +8,8 @@ import flags
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import checkpoints, export
+from training import checkpoints, export, run_directory
+from training.files import read_json, write_json
 
 
 def ship(run_dir: pathlib.Path) -> pathlib.Path:
@@ -24,9 +25,9 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
         scored by ten crops, or if a weight is beyond the range of float16.
     """
     model, step = checkpoints.load_model(run_dir)
-    if checkpoints.read_config(run_dir)["dataset"] != "full":
+    if run_directory.read_config(run_dir)["dataset"] != "full":
         raise UserError(f"{run_dir} was trained on synthetic data")
-    scores = checkpoints.read_json(run_dir / "evaluation_ten_crop.json")
+    scores = read_json(run_dir / "evaluation_ten_crop.json")
     if scores.get("step", -1) != step:
         raise UserError(f"score {run_dir} first: python evaluate.py --run_dir={run_dir} --ten_crop")
     path = weights.FOLDER / f"{model.name}.weights.h5"
@@ -37,7 +38,7 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
         raise UserError(str(error)) from error
     entry = {"run": run_dir.resolve().name, "step": step, "ten_crop_top_1": scores["top_1"]}
     index[model.name] = entry | {"sha256": weights.checksum(path)}
-    checkpoints.write_json(weights.FOLDER / "index.json", dict(sorted(index.items())))
+    write_json(weights.FOLDER / "index.json", dict(sorted(index.items())))
     return path
 
 
@@ -47,4 +48,4 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.define_ship_flags()
-    flags.run(main)
+    cli.run(main)

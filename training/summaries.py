@@ -145,24 +145,14 @@ class Progress:
             dynamic_ncols=True,
         )
         self._drawn = 0.0
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        """Starts an interval, over which the speed is measured."""
-        self._interval = (step, time.monotonic())
-
-    def images_per_second(self, step: int) -> float:
-        first, started = self._interval
-        return (step - first) * self._batch_size / max(time.monotonic() - started, 1e-9)
 
     def due(self) -> bool:
         """Returns whether there is a bar, and it should be drawn again."""
         return not self._bar.disable and time.monotonic() - self._drawn > 0.5
 
-    def draw(self, step: int, epoch: int, learning_rate: float, loss: float, top_1: float) -> None:
-        """Reports the mean loss and top-1 of the last steps."""
+    def draw(self, step: int, epoch: int, learning_rate: float, loss: float, top_1: float, speed: float) -> None:
+        """Reports the mean loss and top-1 of the last steps, and their speed in images per second."""
         if self._bar.disable:
-            speed = self.images_per_second(step)
             left = round((self._num_steps - step) * self._batch_size / speed)
             print(
                 f"epoch {epoch} step {step}/{self._num_steps} loss {loss:.4f} top-1 {top_1:.2%} "

@@ -24,7 +24,12 @@ def test_multiply_adds_of_a_layer(layer, expected):
     assert cost.multiply_adds(model) == [expected, x.shape[-1] * 7]
 
 
+def test_nested_models_count():
+    nested = keras.Sequential([keras.Input((10, 10, 6)), keras.Sequential([layers.Conv2D(8, 3)])])
+    assert cost.multiply_adds(nested) == [8 * 8 * 8 * 3 * 3 * 6]
+
+
 def test_cost_of_the_baseline():
     model = models.build("baseline")
-    assert cost.parameters(model) == 13_053_448
+    assert cost.parameters(model) == 13_054_504
     assert cost.multiply_adds(model) == [56 * 56 * 7 * 7 * 3 * 16, 28 * 28 * 16 * 1024, 1024 * 200]

@@ -10,6 +10,7 @@ import models
 import small
 from tiny_imagenet.errors import UserError
 from training import checkpoints
+from training.files import write_json
 from training.step import Trainer
 
 CONFIG = {"model": "small", "dataset": "synthetic", "learning_rate": 0.1}
@@ -30,12 +31,14 @@ def trainer():
 def saved(tmp_path_factory):
     """A run directory with the checkpoint of step 7, and its trainer."""
     path = tmp_path_factory.mktemp("run")
-    checkpoints.write_json(path / "config.json", CONFIG)
+    write_json(path / "config.json", CONFIG)
     ours = trainer()
     ours.step.assign(7)
     ours.totals.assign([1, 2, 3, 4, 5, 6])
-    ours.optimizer.variables[-1].assign(tf.ones_like(ours.optimizer.variables[-1]))
-    checkpoints.Checkpoints(path, ours).save()
+    ours.accumulators[-1].assign(tf.ones_like(ours.accumulators[-1]))
+    ours.loss_scale.assign(4.0)
+    ours.finite_steps.assign(8)
+    checkpoints.Checkpoints(path, ours).save(1.5)
     return path, ours
 
 
@@ -58,11 +61,14 @@ def replace(path, content):
 def test_restores_everything(saved):
     path, ours = saved
     again = trainer()
-    checkpoints.Checkpoints(path, again).restore(path)
+    restored = checkpoints.Checkpoints(path, again)
+    restored.restore(path)
     assert int(again.step) == 7
+    assert (restored.step, restored.seconds) == (7, 1.5)
     np.testing.assert_array_equal(again.totals, [1, 2, 3, 4, 5, 6])
+    assert (float(again.loss_scale), int(again.finite_steps)) == (4.0, 8)
     for one, other in zip(
-        again.model.weights + again.optimizer.variables, ours.model.weights + ours.optimizer.variables, strict=True
+        again.model.weights + again.accumulators, ours.model.weights + ours.accumulators, strict=True
     ):
         np.testing.assert_array_equal(one, other)
 
@@ -78,7 +84,7 @@ def test_keeps_the_newest_two_and_every_snapshot(tmp_path):
     kept = checkpoints.Checkpoints(tmp_path, ours)
     for number in (1, 2, 3):
         ours.step.assign(number * 10)
-        kept.save()
+        kept.save(1.5)
         kept.save_snapshot()
     assert sorted(path.name for path in tmp_path.glob("checkpoints/ckpt-*.index")) == ["ckpt-20.index", "ckpt-30.index"]
     assert len(list(tmp_path.glob("checkpoints/snapshots/snapshot-*.index"))) == 3
@@ -111,7 +117,7 @@ def test_nothing_to_restore(tmp_path):
     assert int(ours.step) == 0
     with pytest.raises(UserError, match="no config.json"):
         checkpoints.load_model(tmp_path)
-    checkpoints.write_json(tmp_path / "config.json", CONFIG)
+    write_json(tmp_path / "config.json", CONFIG)
     with pytest.raises(UserError, match="no checkpoint"):
         checkpoints.load_model(tmp_path)
 
@@ -141,7 +147,7 @@ def test_damaged_checkpoint(copy, damage, name, caplog):
 
 
 def test_checkpoint_without_the_weights(tmp_path):
-    checkpoints.write_json(tmp_path / "config.json", CONFIG)
+    write_json(tmp_path / "config.json", CONFIG)
     ours = trainer()
     tf.train.Checkpoint(step=ours.step).write(str(tmp_path / "checkpoints/ckpt-9"))
     with pytest.raises(UserError, match="ckpt-9 is damaged"):
@@ -158,7 +164,7 @@ def test_goes_on_from_the_one_before_a_damaged_checkpoint(tmp_path, saved, capsy
     kept.restore(tmp_path)
     later.step.assign(9)
     later.model.weights[0].assign(tf.ones_like(later.model.weights[0]))
-    kept.save()
+    kept.save(1.5)
     flip_a_bit(tmp_path / "checkpoints/ckpt-9.data-00000-of-00001")
 
     again = trainer()
@@ -170,7 +176,7 @@ def test_goes_on_from_the_one_before_a_damaged_checkpoint(tmp_path, saved, capsy
     np.testing.assert_array_equal(again.model.weights[0], ours.model.weights[0])
     np.testing.assert_array_equal(checkpoints.load_model(tmp_path)[0].weights[0], ours.model.weights[0])
     again.step.assign(9)
-    kept.save()  # In its place.
+    kept.save(1.5)  # In its place.
     checkpoints.Checkpoints(tmp_path, later).restore(tmp_path)
     assert int(later.step) == 9
 
@@ -182,7 +188,7 @@ def test_damaged_checkpoints_take_no_place(tmp_path):
 
     def save(step):
         ours.step.assign(step)
-        kept.save()
+        kept.save(1.5)
         return {path.stem for path in tmp_path.glob("checkpoints/ckpt-*.index")}
 
     save(10)
@@ -203,55 +209,7 @@ def test_checkpoint_half_written_is_none(copy):
     assert not half.exists()
 
 
-def test_lock(tmp_path):
-    with checkpoints.lock(tmp_path / "run"):
-        with pytest.raises(UserError, match="another process"):
-            with checkpoints.lock(tmp_path / "run"):
-                pass
-    with checkpoints.lock(tmp_path / "run"):
-        pass
-
-
 def test_checkpoint_of_another_network(copy):
     replace(copy / "config.json", json.dumps(CONFIG | {"model": "baseline"}).encode())
     with pytest.raises(UserError, match="another network"):
         checkpoints.load_model(copy)
-
-
-OF_NO_EPOCHS = json.dumps(CONFIG | {"num_epochs": 0}).encode()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"[]",
-        b"{",
-        b"{}",
-        b'{"model": "lenet", "dataset": "full"}',
-        b'{"model": "small", "dataset": "cifar"}',
-        b"\xff",
-        OF_NO_EPOCHS,
-    ],
-)
-def test_damaged_configuration(tmp_path, content):
-    (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(UserError, match="config.json"):
-        checkpoints.read_config(tmp_path)
-
-
-def test_check_config(tmp_path):
-    run_dir = tmp_path / "run"
-    checkpoints.check_config(run_dir, CONFIG, resume=False)
-    run_dir.mkdir()
-    checkpoints.write_json(run_dir / "config.json", CONFIG)
-    checkpoints.check_config(run_dir, CONFIG | {"learning_rate": 0.2}, resume=False)  # It has no checkpoint yet.
-    (run_dir / "checkpoints").mkdir()
-    (run_dir / "checkpoints/ckpt-1.index").touch()
-    checkpoints.check_config(run_dir, CONFIG, resume=True)
-    with pytest.raises(UserError, match="learning_rate=0.1, not 0.2"):
-        checkpoints.check_config(run_dir, CONFIG | {"learning_rate": 0.2}, resume=True)
-    with pytest.raises(UserError, match="--noresume"):
-        checkpoints.check_config(run_dir, CONFIG, resume=False)
-    with pytest.raises(UserError, match="is a file"):
-        checkpoints.check_config(run_dir / "config.json", CONFIG, resume=True)

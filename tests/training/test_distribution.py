@@ -19,15 +19,18 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 NO_GPU = {"PYTHONPATH": str(TESTS.parent), "CUDA_VISIBLE_DEVICES": "-1"}
 STEPS = 20
 FLAGS = "--model=small_without_dropout --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=20 --log_every=1"
-FLAGS += " --learning_rate=0.01 --precision=float32"  # At 0.1 the first steps enlarge a difference of rounding.
+# At a learning rate of 0.1, the first steps enlarge a difference of rounding.
+FLAGS += " --learning_rate=0.01 --precision=float32 --sync_batch_norm"
 
 # On two devices and on one: a few steps of a network with batch normalization, a float16 step that overflows among
 # them; and the masks of dropout.
 DEVICES = """
 import training
-import json
+import collections, json
 import keras, numpy as np, tensorflow as tf
-from training import distribution
+from models.layers import BatchNormalization
+from tiny_imagenet import input_pipeline
+from training import distribution, evaluation
 from training.step import Trainer
 
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -35,6 +38,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 STRATEGIES = {1: distribution.get_strategy("none"), 2: distribution.get_strategy("mirrored")}
 SETTINGS = {"learning_rate": 0.1, "cycle_steps": 50.0, "momentum": 0.9, "weight_decay": 1e-2, "clip_norm": 0.5}
 MEAN = np.full((64, 64, 3), 120, np.float32)
+recorded = []  # The last batch.
 
 
 def steps(trainer, strategy, numbers):
@@ -43,16 +47,18 @@ def steps(trainer, strategy, numbers):
         rng = np.random.default_rng(number)
         labels = rng.integers(0, 4, 8)
         images = rng.integers(0, 60 + 60 * labels[:, None, None, None], (8, 56, 56, 3)).astype(np.uint8)
-        crop_index = rng.integers(0, 10, 8)
+        crop_index = rng.integers(0, 162, 8)
         size = 8 // strategy.num_replicas_in_sync
-        trainer.train_step(*(
+        batch = [
             strategy.experimental_distribute_values_from_function(
                 lambda context: tf.constant(values[size * context.replica_id_in_sync_group :][:size]))
-            for values in (images, crop_index, labels)))
+            for values in (images, crop_index, labels)]
+        trainer.train_step(*batch)
+        recorded[:] = [batch]
         yield
 
 
-def train(devices, precision="float32", sync_batch_norm=True):
+def train(devices, precision="float32", sync_batch_norm=True, jit_compile=False):
     strategy = STRATEGIES[devices]
     assert strategy.num_replicas_in_sync == devices
     keras.utils.set_random_seed(0)
@@ -60,13 +66,13 @@ def train(devices, precision="float32", sync_batch_norm=True):
     with strategy.scope():
         inputs = keras.Input((56, 56, 3))
         x = keras.layers.Conv2D(8, 5, strides=4, use_bias=False)(inputs)
-        x = keras.layers.BatchNormalization(momentum=0.5)(x)
+        x = (keras.layers.BatchNormalization if sync_batch_norm else BatchNormalization)(momentum=0.5)(x)
         x = keras.layers.ReLU()(x)
         x = keras.layers.GlobalAveragePooling2D()(x)
         model = keras.Model(inputs, keras.layers.Dense(4, dtype="float32")(x))
-        trainer = Trainer(model, MEAN, sync_batch_norm=sync_batch_norm, **SETTINGS)
+        trainer = Trainer(model, MEAN, sync_batch_norm=sync_batch_norm, jit_compile=jit_compile, **SETTINGS)
         if precision == "mixed_float16":
-            trainer.optimizer.dynamic_scale.assign(2.0**24)
+            trainer.loss_scale.assign(2.0**24)
     losses, norms = [], []
     for _ in steps(trainer, strategy, range(20)):
         means = trainer.means()
@@ -77,7 +83,11 @@ def train(devices, precision="float32", sync_batch_norm=True):
         first, *others = strategy.experimental_local_results(weight.value)
         assert all(np.array_equal(first, other) for other in others), weight.path
     weights = [value for weight in model.weights for value in weight.numpy().ravel().tolist()]
-    return {"loss": losses, "norm": norms, "weights": weights, "skipped": int(trainer.skipped.numpy())}
+    batch = [value for value in recorded[-1]]
+    graph = trainer.train_step.get_concrete_function(*batch).graph
+    counts = collections.Counter(operation.type for operation in graph.get_operations())
+    return {"loss": losses, "norm": norms, "weights": weights, "skipped": int(trainer.skipped.numpy()),
+            "reductions": counts["CollectiveReduceV2"] / devices}
 
 
 def masks(devices, seed, first, last):
@@ -109,11 +119,31 @@ def masks(devices, seed, first, last):
     return found
 
 
+def probabilities(devices, images):
+    model = keras.Sequential([keras.Input((56, 56, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)])
+    classify = distribution.on_every_device(evaluation.classifier(model, MEAN), STRATEGIES[devices])
+    split = input_pipeline.Split(images, np.zeros(len(images), np.int64), np.zeros(len(images), str))
+    return evaluation.predict(classify, split, batch_size=9).tolist()
+
+
+def scored(devices):
+    '''By the weights of one network, in batches of 9, 9 and 1.'''
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    with STRATEGIES[devices].scope():
+        return probabilities(devices, np.random.default_rng(0).integers(0, 256, (19, 64, 64, 3)).astype(np.uint8))
+
+
 print(json.dumps({
+    "scored by one": scored(1),
+    "scored by two": scored(2),
     "one": train(1),
     "two": train(2),
     "not synchronized": train(2, sync_batch_norm=False),
+    "compiled": train(2, sync_batch_norm=False, jit_compile=True),
     "float16": train(2, "mixed_float16"),
+    "bfloat16": train(2, "mixed_bfloat16"),
+    "one in bfloat16": train(1, "mixed_bfloat16"),
     "masks": masks(2, 0, 0, 4),
     "resumed": masks(2, 0, 2, 4),
     "another seed": masks(2, 1, 0, 4),
@@ -148,6 +178,30 @@ def test_two_devices_train_as_one(on_devices):
     assert min(one["norm"]) < 0.5 < max(one["norm"])  # So that some steps are clipped, and some are not.
     for name in ("loss", "norm", "weights"):
         assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-4)
+
+
+def test_two_devices_train_as_one_in_16_bits(on_devices):
+    one, two = on_devices["one in bfloat16"], on_devices["bfloat16"]
+    for name in ("loss", "norm", "weights"):
+        assert two[name] == pytest.approx(one[name], rel=0.05, abs=0.05)
+
+
+def test_xla_compiles_the_steps_of_two_devices(on_devices):
+    plain, compiled = on_devices["not synchronized"], on_devices["compiled"]
+    for name in ("loss", "norm", "weights"):
+        assert compiled[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-3)
+
+
+def test_two_devices_exchange_gradients_once(on_devices):
+    """All gradients and what is measured in one exchange, all batch statistics in another."""
+    assert on_devices["not synchronized"]["reductions"] == 2
+
+
+def test_each_device_scores_its_part(on_devices):
+    one, two = on_devices["scored by one"], on_devices["scored by two"]
+    assert len(one) == len(two) == 19
+    for expected, found in zip(one, two, strict=True):
+        assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_batch_norm_of_each_device_alone_is_another_network(on_devices):
@@ -207,7 +261,7 @@ def test_run_on_two_devices(tmp_path, run_script, flags, expected):
     script.write_text(TWO_DEVICES)
     run_dir = tmp_path / "run"
     program = [script, TESTS / "small.py"]
-    result = run_script(*program, *flags, "--distribute=mirrored", f"--run_dir={run_dir}", **NO_GPU)
+    result = run_script(*program, *flags, "--distribute=mirrored", "--deterministic", f"--run_dir={run_dir}", **NO_GPU)
     assert result.returncode == 0, result.stderr
     assert_same(losses(run_dir), expected)
     assert (run_dir / "saved_model/saved_model.pb").exists()

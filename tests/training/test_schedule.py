@@ -8,12 +8,12 @@ import pytest
 
 from training import schedule
 
-PAPER = {"num_epochs": 10, "data_size": 100_000, "batch_size": 256}
+PAPER = schedule.Schedule(num_epochs=10, data_size=100_000, batch_size=256, num_cycles=5)
 
 
 def test_cycle_of_the_paper():
     """C = num_iter / num_cycles, with num_iter = num_epochs * data_size / batch_size, is not a whole number."""
-    assert schedule.cycle_steps(**PAPER, num_cycles=5) == 781.25
+    assert PAPER.cycle_steps == 781.25
 
 
 def test_remarks_of_the_paper():
@@ -29,7 +29,7 @@ def test_starts_again_with_each_cycle():
     rates = schedule.cosine_cycles(steps, 0.1, 781.25).numpy()
     restarts = steps[1:][np.diff(rates) > 0]
     np.testing.assert_array_equal(restarts, [783, 1564, 2345, 3126])
-    np.testing.assert_array_equal(schedule.cycle_ends(**PAPER, num_cycles=5), [*(restarts - 1), 3906])
+    np.testing.assert_array_equal(PAPER.cycle_ends, [*(restarts - 1), 3906])
 
 
 def test_equals_keras_cosine_decay_restarts():
@@ -40,9 +40,10 @@ def test_equals_keras_cosine_decay_restarts():
 
 
 def test_epochs_end_at_whole_steps():
-    ends = schedule.epoch_ends(**PAPER)
+    ends = PAPER.epoch_ends
     assert ends == [390, 781, 1171, 1562, 1953, 2343, 2734, 3125, 3515, 3906]
-    assert schedule.num_steps(**PAPER) == ends[-1]
+    assert PAPER.num_steps == ends[-1]
+    assert [PAPER.epoch(step) for step in (1, 390, 391, 781, 3906)] == [1, 1, 2, 2, 10]
 
 
 def test_rounding_does_not_move_a_restart():
@@ -50,12 +51,10 @@ def test_rounding_does_not_move_a_restart():
     for num_epochs, data_size, batch_size, num_cycles in itertools.product(
         (1, 3, 10), (4000, 100_000), (50, 96), (3, 6, 7)
     ):
-        run = (num_epochs, data_size, batch_size)
+        run = schedule.Schedule(num_epochs, data_size, batch_size, num_cycles)
         exact = Fraction(num_epochs * data_size, batch_size * num_cycles)
-        steps = schedule.num_steps(*run)
-        ends = [min(math.ceil(cycle * exact), steps) for cycle in range(1, num_cycles + 1)]
-        assert schedule.cycle_ends(*run, num_cycles) == ends
-        length = schedule.cycle_steps(*run, num_cycles)
+        ends = [min(math.ceil(cycle * exact), run.num_steps) for cycle in range(1, num_cycles + 1)]
+        assert run.cycle_ends == ends
         around = np.array([step for end in ends for step in (end - 1, end, end + 1)])
         expected = [0.05 * (math.cos(math.pi * float(Fraction(int(step) - 1) % exact / exact)) + 1) for step in around]
-        np.testing.assert_allclose(schedule.cosine_cycles(around, 0.1, length), expected, atol=1e-6)
+        np.testing.assert_allclose(schedule.cosine_cycles(around, 0.1, run.cycle_steps), expected, atol=1e-6)

@@ -10,7 +10,8 @@ import pytest
 import models
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import checkpoints, ship
+from training import checkpoints, run_directory, ship
+from training.files import write_json
 
 
 @pytest.fixture
@@ -18,8 +19,8 @@ def run(tmp_path, synthetic_run):
     """A copy of the run that has been scored by ten crops, as if it had been trained on the real data."""
     path = tmp_path / "baseline_seed1"
     shutil.copytree(synthetic_run, path)
-    checkpoints.write_json(path / "config.json", checkpoints.read_config(path) | {"dataset": "full"})
-    checkpoints.write_json(path / "evaluation_ten_crop.json", {"step": 10, "top_1": 0.25})
+    write_json(path / "config.json", run_directory.read_config(path) | {"dataset": "full"})
+    write_json(path / "evaluation_ten_crop.json", {"step": 10, "top_1": 0.25})
     return path
 
 
