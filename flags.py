@@ -23,6 +23,13 @@ def define_data_flags() -> None:
 def define_train_flags() -> None:
     """Defines the flags of train.py."""
     define_data_flags()
+    _define_recipe_flags()
+    _define_run_flags()
+    _check_train_flags()
+
+
+def _define_recipe_flags() -> None:
+    """Defines what a run trains, by the paper's settings."""
     flags.DEFINE_enum(
         "dataset", "full", DATASETS, "Data to train on: full is Tiny ImageNet, synthetic is shapes drawn by code."
     )
@@ -57,6 +64,16 @@ def define_train_flags() -> None:
     )
     seeded = "Seed of the weights, the order of the images, the crops and dropout."
     flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_bool(
+        "sync_batch_norm",
+        False,
+        "On several devices, batch normalization uses the statistics of the whole batch, as on a single device, not "
+        "those of each device's part. Slower.",
+    )
+
+
+def _define_run_flags() -> None:
+    """Defines where and how a run trains, and what it keeps."""
     _define_path("run_dir", "Folder for the run's checkpoints and results. Default: runs/MODEL.")
     flags.DEFINE_bool(
         "resume", True, "Resume the run in run_dir; --noresume stops with an error if run_dir holds a run."
@@ -71,12 +88,6 @@ def define_train_flags() -> None:
         ["auto", "none", "mirrored", "multi_worker"],
         "none: one device; mirrored: all GPUs of this machine; multi_worker: the machines in TF_CONFIG; auto: all "
         "available.",
-    )
-    flags.DEFINE_bool(
-        "sync_batch_norm",
-        False,
-        "On several devices, batch normalization uses the statistics of the whole batch, as on a single device, not "
-        "those of each device's part. Slower.",
     )
     flags.DEFINE_bool("jit_compile", False, "Compile the loss and its gradients with XLA.")
     flags.DEFINE_bool(
@@ -94,6 +105,8 @@ def define_train_flags() -> None:
     flags.DEFINE_bool("export_only", False, "Export the newest checkpoint of the run, without training.")
     flags.DEFINE_bool("tflite", False, "Also export TFLite files, in float32 and in 8 bits.")
 
+
+def _check_train_flags() -> None:
     _check_all(["tflite", "export"], lambda v: not v["tflite"] or v["export"], "needs --export")
     _check("model", lambda value: value is not None, f"is required: one of {', '.join(models.REGISTRY)}")
     pattern = "must not contain *, ? or [: TensorFlow treats the names of checkpoints as patterns"
@@ -211,7 +224,10 @@ class _PathParser(flags.ArgumentParser):
     def parse(self, argument: str) -> str:
         if not argument or "\0" in argument:
             raise ValueError("must be a path, without NUL characters")
-        return os.path.expanduser(argument)
+        path = os.path.expanduser(argument)
+        if path.startswith("~"):
+            raise ValueError("names a home folder that is not known: pass a whole path")
+        return path
 
 
 def _define_path(name: str, text: str, **options) -> None:

@@ -15,21 +15,24 @@ import flags
 import models
 from flags import FLAGS
 from models import weights
-from reporting import figures, mistakes, runs, tables
+from reporting import figures, mistake_tables, runs, tables, writing
 from tiny_imagenet import input_pipeline
 from training import checkpoints, evaluation, export, run_directory
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
-    """Writes Figures 5 to 7 and the tables, and prints the tables but for that of the epochs."""
+    """Writes Figures 5 to 7, that of the objects' size and the tables; prints the tables but for that of the epochs."""
     groups = runs.group(found)
+    object_size = tables.object_size(groups)
     printed = [of(groups) for of in (tables.table_3, tables.table_4, tables.snapshots, tables.compression)]
-    for table in (tables.epochs(groups), *printed):
-        tables.write(table, out)
-    figures.write(groups, out)
-    for table in printed:
+    for table in (tables.epochs(groups), *printed, object_size):
+        writing.write(table, out)
+    for of in (figures.figure_5, figures.figure_6, figures.figure_6_variants, figures.figure_7):
+        figures.write(of(groups), of.__name__, out)
+    figures.write(figures.object_size(object_size.rows), "object_size", out)
+    for table in (*printed, object_size):
         if table.rows:
-            print(tables.terminal(table), end="\n\n")
+            print(writing.terminal(table), end="\n\n")
 
 
 def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
@@ -47,6 +50,7 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
         model, _ = checkpoints.load_model(run_dir)
         dataset, folder = run_directory.read_config(run_dir)["dataset"], run_dir / "mistakes"
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
+    boxes = input_pipeline.load_boxes("validation", dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits["validation"]
     print(f"scoring {len(split):,} images by the centre crop and by ten crops", flush=True)
     centre_crop, ten_crop = (
@@ -54,7 +58,7 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
     )
     folder = pathlib.Path(out or folder)
     folder.mkdir(parents=True, exist_ok=True)
-    mistakes.write(split, data.wnids, data.words, centre_crop, ten_crop, folder)
+    mistake_tables.write_all(model.name, data, boxes, centre_crop, ten_crop, folder)
     return folder
 
 

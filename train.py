@@ -3,6 +3,7 @@
 from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
+import shlex
 import tempfile
 
 import keras
@@ -81,10 +82,11 @@ def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
 
 
 def print_next_steps(run_dir: pathlib.Path) -> None:
-    print(f"Look at the curves:   tensorboard --logdir {run_dir}")
+    quoted = shlex.quote(str(run_dir))
+    print(f"Look at the curves:   tensorboard --logdir {quoted}")
     if not FLAGS.final_scores:
-        print(f"Score the ten crops:  python evaluate.py --run_dir={run_dir} --ten_crop")
-    print(f"Write the report:     python report.py --runs={run_dir}")
+        print(f"Score the ten crops:  python evaluate.py --run_dir={quoted} --ten_crop")
+    print(f"Write the report:     python report.py --runs={quoted}")
 
 
 def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:

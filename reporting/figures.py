@@ -1,4 +1,4 @@
-"""The paper's Figures 5 to 8, and a confusion matrix."""
+"""The paper's Figures 5 to 8, the accuracy by the object's size, and a confusion matrix."""
 
 import pathlib
 import textwrap
@@ -9,8 +9,10 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import models
 from reporting.runs import Group
-from reporting.tables import mean, over_seeds, percent
+from reporting.tables import percent
+from reporting.writing import Row, mean, over_seeds, wilson
 
 COLUMN = 3.4  # Inches: one of two columns on a page.
 STYLE = {
@@ -93,9 +95,8 @@ def figure_5(groups: list[Group]) -> Figure:
     return legend(axes)
 
 
-def figure_6(groups: list[Group]) -> Figure:
-    """Validation top-1 by epoch, by the centre crop; then the final one by ten crops, and the paper's."""
-    axes = axes_of("epoch", "validation top-1 (%)")
+def draw_epochs(axes: Axes, groups: list[Group]) -> None:
+    """Draws the validation top-1 by epoch, by the centre crop; then the final one by ten crops, and the paper's."""
     last = max(group.config["num_epochs"] for group in groups)
     at_ten_crops, at_paper = 1.15 * last, 1.32 * last
     ticks = {epoch: f"{epoch:.0f}" for epoch in MaxNLocator(5, integer=True).tick_values(0, last) if 0 < epoch <= last}
@@ -120,6 +121,62 @@ def figure_6(groups: list[Group]) -> Figure:
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set_xlim(0, 1.05 * max(ticks))
     axes.set_ylim(bottom=0)
+
+
+def papers(groups: list[Group]) -> list[Group]:
+    """The paper's networks with the paper's settings; all groups if there are none."""
+    return [group for group in groups if group.is_papers] or groups
+
+
+def figure_6(groups: list[Group]) -> Figure:
+    """The paper's networks by epoch; see `draw_epochs`."""
+    axes = axes_of("epoch", "validation top-1 (%)")
+    draw_epochs(axes, papers(groups))
+    return legend(axes)
+
+
+def figure_6_variants(groups: list[Group]) -> Figure | None:
+    """The groups that Figure 6 leaves out, beside those of the same builder that it shows. None if there are none.
+
+    Each builder has a panel: `resnet20` and `plain20` share one.
+    """
+    panels, shown = {}, papers(groups)
+    for group in groups:
+        builder = models.REGISTRY[group.network].builder
+        panels.setdefault(getattr(builder, "func", builder), []).append(group)  # `func`: of a functools.partial.
+    panels = [panel for panel in panels.values() if any(group not in shown for group in panel)]
+    if not panels:
+        return None
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(COLUMN * columns, 2.6 * rows))
+    for number, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, number, xlabel="epoch", ylabel="validation top-1 (%)")
+        draw_epochs(axes, panel)
+        axes.legend(loc="lower right", fontsize=6, frameon=False)
+    return figure
+
+
+def object_size(rows: list[Row]) -> Figure | None:
+    """The top-1 by the area of the object's box, with Wilson's 95% intervals. None without rows.
+
+    Args:
+      rows: The fifth of the images, its range of areas and its number of images, and then the top-1 of each network.
+    """
+    if not rows:
+        return None
+    _, area, images, *networks = rows[0]
+    axes = axes_of("area of the object's box (% of the picture)", "validation top-1 (%)")
+    for number, network in enumerate(networks):
+        points = [
+            (place, mean(row[network]), row[images]) for place, row in enumerate(rows) if row[network] is not None
+        ]
+        x, top_1, counts = (np.array(values) for values in zip(*points, strict=True))
+        ends = 100 * np.array([wilson(share / 100, count) for share, count in zip(top_1, counts, strict=True)])
+        error = np.abs(ends.T - top_1)
+        axes.errorbar(x + 0.04 * number, top_1, error, label=network, capsize=2, elinewidth=0.6, **look(number))
+    axes.set_xticks(range(len(rows)), [row[area].replace(" to ", "\N{EN DASH}") for row in rows], fontsize=7)
+    axes.set_ylim(bottom=0)
     return legend(axes)
 
 
@@ -133,9 +190,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def figure_7(groups: list[Group]) -> Figure:
-    """The cross-entropy of the training batches by step: each row of metrics.csv, thin, and smoothed."""
+    """The cross-entropy of the paper's networks' batches by step: each row of metrics.csv, thin, and smoothed."""
     axes = axes_of("step", "training cross-entropy")
-    for number, group in enumerate(groups):
+    for number, group in enumerate(papers(groups)):
         style = {key: value for key, value in look(number).items() if key != "marker"}
         curves = []
         for run in group.shown:
@@ -147,12 +204,14 @@ def figure_7(groups: list[Group]) -> Figure:
     return legend(axes)
 
 
-def write(groups: list[Group], out: pathlib.Path) -> None:
-    """Writes Figures 5 to 7, each as PNG and as SVG."""
-    for figure_of in (figure_5, figure_6, figure_7):
-        figure = figure_of(groups)
-        figure.savefig(out / f"{figure_of.__name__}.png", metadata={"Software": None})
-        figure.savefig(out / f"{figure_of.__name__}.svg", metadata={"Date": None, "Creator": None})
+def write(figure: Figure | None, name: str, out: pathlib.Path) -> None:
+    """Writes a figure as NAME.png and as NAME.svg; removes both if there is none."""
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        path = out / f"{name}.{kind}"
+        if figure is None:
+            path.unlink(missing_ok=True)
+        else:
+            figure.savefig(path, metadata=metadata)
 
 
 def contact_sheet(images: list[np.ndarray], titles: list[str], columns: int = 6) -> Figure:

@@ -1,25 +1,18 @@
-"""How a network fails on labelled images: the classes that it confuses, labels that may be ambiguous, and lost detail.
+"""How a network fails on labelled images: confused classes, labels that may be ambiguous, lost detail, small objects.
 
 The paper leaves as future work to "look closely into the dataset to see which images have lost details and may cause
 ambiguity" (section 6). Below, probabilities are a network's softmax, (N, C) floats, of images that it was not trained
 on, and labels are (N,) ints.
 """
 
-import csv
-import pathlib
-
 import numpy as np
 
-from reporting import figures, tables
-from reporting.tables import Table
-from tiny_imagenet import input_pipeline
+from reporting.runs import OBJECT_SIZE_COLUMNS
+from reporting.writing import Row, interval
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG.
 MARGIN = -0.5
 CHUNK = 500
-SHOWN = 24  # Images in a contact sheet.
-LISTED = 50  # Rows of a long table in its .md file; its .csv file has all.
-PRINTED = 10
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
@@ -121,7 +114,7 @@ def quintiles(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return result
 
 
-def detail_table(detail: np.ndarray, right: np.ndarray, ambiguous: np.ndarray, labels: np.ndarray) -> list[tables.Row]:
+def detail_table(detail: np.ndarray, right: np.ndarray, ambiguous: np.ndarray, labels: np.ndarray) -> list[Row]:
     """Accuracy by the images' amount of detail, in quintiles of all images and in quintiles of each class.
 
     Classes differ both in detail and in difficulty. The quintiles of each class all hold the same classes, which
@@ -149,105 +142,21 @@ def detail_table(detail: np.ndarray, right: np.ndarray, ambiguous: np.ndarray, l
     return rows
 
 
-def pair_rows(confusion: np.ndarray, wnids: list[str], words: list[str]) -> list[tables.Row]:
-    """The confused pairs of classes, most frequent first."""
-    return [
-        {
-            "class": words[a],
-            "wnid": wnids[a],
-            "predicted as": words[b],
-            "its wnid": wnids[b],
-            "times": int(confusion[a, b]),
-            "and the other way": int(confusion[b, a]),
-            "both": int(confusion[a, b] + confusion[b, a]),
-        }
-        for a, b in confused_pairs(confusion).tolist()
-    ]
-
-
-def class_rows(confusion: np.ndarray, wnids: list[str], words: list[str]) -> list[tables.Row]:
-    """The classes by accuracy, the best first."""
-    accuracy, wrong = class_accuracy(confusion), confusion - np.diag(confusion.diagonal())
-    return [
-        {
-            "wnid": wnids[label],
-            "class": words[label],
-            "images": int(confusion[label].sum()),
-            "top-1": 100 * float(accuracy[label]),
-            "most often predicted as": words[wrong[label].argmax()] if wrong[label].any() else None,
-            "times": int(wrong[label].max()),
-        }
-        for label in np.argsort(-accuracy, kind="stable").tolist()
-    ]
-
-
-def write(
-    split: input_pipeline.Split,
-    wnids: list[str],
-    words: list[str],
-    centre_crop: np.ndarray,
-    ten_crop: np.ndarray,
-    out: pathlib.Path,
-) -> None:
-    """Writes tables and figures of a network's mistakes, and prints the short ones.
+def object_size_rows(boxes: np.ndarray, right: np.ndarray) -> list[Row]:
+    """Accuracy by the area of the object's bounding box, in quintiles of the images.
 
     Args:
-      split: The images.
-      wnids: The WordNet id of each class.
-      words: The words of each class.
-      centre_crop: The probabilities by the centre crop, (N, C): they decide what is a mistake.
-      ten_crop: The probabilities by ten crops, (N, C): they decide what is ambiguous, as they depend less on the crop.
-      out: The folder.
+      boxes: (N, 4) floats; see `input_pipeline.load_boxes`.
+      right: (N,) bools, whether the prediction is the label.
     """
-    labels, predictions = split.labels, centre_crop.argmax(axis=1)
-    words = [word.split(",")[0] for word in words]  # The first of each class's synonyms.
-    details = detail(split.images)
-    confusion = confusion_matrix(labels, predictions, len(wnids))
-
-    with (out / "confusion.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["label", *wnids])
-        writer.writerows([wnid, *row] for wnid, row in zip(wnids, confusion.tolist(), strict=True))
-    figures.confusion_figure(confusion, wnids).savefig(out / "confusion.png")
-
-    pairs = Table("confused_pairs", "Classes most often confused with each other", pair_rows(confusion, wnids, words))
-    tables.write(pairs, out, LISTED)
-    if pairs.rows:
-        print(tables.terminal(pairs, PRINTED), end="\n\n")
-    tables.write(Table("classes", "Classes", class_rows(confusion, wnids, words), "Top-1 in percent."), out)
-
-    def write_images(name, sheet, chosen, probabilities, others):
-        """Writes a table and a contact sheet of images, each with the probabilities of its label and another class."""
-        rows = [
-            {
-                "image": str(split.ids[i]),
-                "label": wnids[labels[i]],
-                "its words": words[labels[i]],
-                "probability": float(probabilities[i, labels[i]]),
-                "other": wnids[others[i]],
-                "the other's words": words[others[i]],
-                "the other's probability": float(probabilities[i, others[i]]),
-                "detail": float(details[i]),
-            }
-            for i in chosen.tolist()
-        ]
-        tables.write(Table(name, name, rows), out, LISTED)
-        if not rows:
-            (out / f"{sheet}.png").unlink(missing_ok=True)
-            return
-        titles = [
-            f"{words[labels[i]][:20]}\n{words[others[i]][:20]} {probabilities[i, others[i]]:.0%}"
-            for i in chosen[:SHOWN]
-        ]
-        figures.contact_sheet([split.images[i] for i in chosen[:SHOWN]], titles).savefig(out / f"{sheet}.png")
-
-    wrong = confident_mistakes(centre_crop, labels)
-    write_images("mistakes", "figure_8", wrong, centre_crop, predictions)
-    unclear = ambiguous(ten_crop, labels)
-    write_images("ambiguous", "ambiguous", unclear, ten_crop, confident_classes(ten_crop, labels))
-    rows = detail_table(details, predictions == labels, np.isin(np.arange(len(labels)), unclear), labels)
-    note = "Top-1 and possibly ambiguous labels in percent; detail is the variance of the Laplacian."
-    by_detail = Table("detail", "Accuracy by detail", rows, note)
-    tables.write(by_detail, out)
-    print(tables.terminal(by_detail), end="\n\n")
-    print(f"{len(wrong):,} of {len(labels):,} predictions are wrong; {len(unclear):,} labels are possibly ambiguous")
+    rows = []
+    areas = 100 * np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    quintile = quintiles(areas, np.zeros(len(areas), np.int64))
+    for number in np.unique(quintile).tolist():
+        chosen = quintile == number
+        images, top_1 = int(chosen.sum()), 100 * float(right[chosen].mean())
+        name = f"{number + 1}{' (smallest)' if number == 0 else ' (largest)' if number == 4 else ''}"
+        area = f"{areas[chosen].min():.1f} to {areas[chosen].max():.1f}"
+        values = dict(zip(OBJECT_SIZE_COLUMNS, (name, area, images, top_1), strict=True))
+        rows.append(values | {"95% interval": interval(top_1, images)})
+    return rows

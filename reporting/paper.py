@@ -26,8 +26,9 @@ SETTINGS = {
     "num_epochs": 10,
     "num_cycles": 5,
     "nesterov": True,
+    "augmentation": "ten_crop",
     "weight_decay": 1e-4,
     "clip_norm": 10.0,
-    "sync_batch_norm": True,
+    "sync_batch_norm": False,
 }
 """The settings that a run's name leaves out: train.py's defaults, except momentum, which each network sets."""

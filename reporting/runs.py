@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import glob
-import json
 import os
 import pathlib
 import sys
@@ -14,9 +13,11 @@ import models
 from reporting import paper
 from tiny_imagenet.errors import UserError
 from training import run_directory
+from training.files import read_json
 
 TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "cross_entropy")
 VALIDATION_COLUMNS = ("step", "epoch", "validation_top_1")
+OBJECT_SIZE_COLUMNS = ("quintile by area", "area (% of the picture)", "images", "top-1")
 NONE = paper.Result()
 UNNAMED = ("model", "precision", "seed", "log_every")  # Keys of config.json that `setting` ignores.
 
@@ -33,6 +34,7 @@ class Run:
       validation: The VALIDATION_COLUMNS of its validation rows, one an epoch: (E,) float64 each.
       evaluations: The contents of evaluation*.json, by file name without the extension.
       time: The content of time.json; None without the file.
+      object_size: The OBJECT_SIZE_COLUMNS of mistakes/object_size.csv, by row; none without the file.
     """
 
     path: pathlib.Path
@@ -42,6 +44,7 @@ class Run:
     validation: dict[str, np.ndarray]
     evaluations: dict[str, dict]
     time: dict | None
+    object_size: list[dict]
 
     @property
     def network(self) -> str:
@@ -66,8 +69,11 @@ class Run:
         config = dict(self.config)
         if config.get("momentum") == 0:
             config.pop("nesterov", None)  # It has no effect.
-        differing = {key: value for key, value in config.items() if value != settings.get(key, False)}
-        named = [f"{key}={value}" for key, value in differing.items() if key not in UNNAMED]
+        named = [
+            f"{key}={value}"
+            for key, value in config.items()
+            if key not in UNNAMED and (value != settings[key] if key in settings else value not in (None, False))
+        ]
         return ", ".join([self.network, *named])
 
     @property
@@ -108,6 +114,12 @@ class Group:
         return self.finished or [max(self.runs, key=lambda run: run.training["step"].max(initial=0))]
 
     @property
+    def is_papers(self) -> bool:
+        """Whether it is one of the paper's networks with the paper's settings."""
+        named = (self.network, f"{self.network}, precision={self.config.get('precision')}")
+        return self.network in paper.RESULTS and self.name in named
+
+    @property
     def label(self) -> str:
         return self.name if self.finished else f"{self.name} ({self.shown[0].progress})"
 
@@ -121,7 +133,7 @@ def damaged(path: pathlib.Path, reason: object) -> UserError:
     return UserError(f"{path} is damaged ({reason}): restore it, or leave its run out")
 
 
-def read_json(path: pathlib.Path, **types: type | tuple[type, ...]) -> dict | None:
+def read_checked(path: pathlib.Path, **types: type | tuple[type, ...]) -> dict | None:
     """Reads a JSON object with the keys of `types`, each of its type; None if there is no such file.
 
     Raises:
@@ -129,12 +141,9 @@ def read_json(path: pathlib.Path, **types: type | tuple[type, ...]) -> dict | No
     """
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise damaged(path, error) from error
+    content = read_json(path)
     for key, kind in types.items():
-        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+        if not isinstance(content.get(key), kind):
             raise damaged(path, f"{key} is missing or has the wrong type")
     return content
 
@@ -150,7 +159,7 @@ def read_evaluations(folder: pathlib.Path, last_step: int) -> dict[str, dict]:
     types = {"split": str, "images": int, "top_1": (int, float), "ten_crop": bool, "snapshots": int}
     found = {}
     for path in sorted(folder.glob("evaluation*.json")):
-        content = read_json(path, **types)
+        content = read_checked(path, **types)
         step = content.get("step")  # None: exported files and older versions do not say.
         if step is not None and step < last_step:
             problem = f"it is of step {step}, not {last_step}; score the run again after training"
@@ -196,20 +205,49 @@ def read_metrics(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, n
     return training, validation
 
 
+def read_object_size(path: pathlib.Path) -> list[dict]:
+    """Reads what `report.py --mistakes` wrote of a run: the OBJECT_SIZE_COLUMNS; none if there is no such file.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{key: row[key] for key in OBJECT_SIZE_COLUMNS} for row in csv.DictReader(file, strict=True)]
+        return [row | {"images": int(row["images"]), "top-1": float(row["top-1"])} for row in rows]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise damaged(path, error) from error
+
+
+def todays(config: dict) -> dict:
+    """Returns a configuration in the words of today's train.py, whose older versions wrote others.
+
+    Until there was `augmentation`, `all_crops` was its last value, and `sync_batch_norm` was the default.
+    """
+    if "augmentation" in config:
+        return config
+    kept = {key: value for key, value in config.items() if (key, value) != ("sync_batch_norm", True)}
+    return kept | {"augmentation": "all_crops" if kept.pop("all_crops", False) else "ten_crop"}
+
+
 def read_run(path: pathlib.Path, name: str) -> Run:
     """Reads a run directory; it needs no checkpoint.
 
     Raises:
       UserError: if a file is damaged.
     """
-    config = run_directory.read_config(path)
+    config = todays(run_directory.read_config(path))
     for key in ("num_epochs", "batch_size"):
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise damaged(path / "config.json", f"{key} is missing or not positive")
     training, validation = read_metrics(path / "metrics.csv")
-    time = read_json(path / "time.json", seconds=(int, float), steps=int, device=str)
+    time = read_checked(path / "time.json", seconds=(int, float), steps=int, device=str)
     last_step = int(training["step"].max(initial=0))
-    return Run(path, name, config, training, validation, read_evaluations(path, last_step), time)
+    evaluations = read_evaluations(path, last_step)
+    object_size = read_object_size(path / "mistakes" / "object_size.csv")
+    return Run(path, name, config, training, validation, evaluations, time, object_size)
 
 
 def find_runs(patterns: list[str]) -> list[Run]:

@@ -1,62 +1,13 @@
-"""The tables: the paper's 3 and 4, epochs, snapshots, compression; how they are written and printed."""
+"""The tables of runs: the paper's 3 and 4, epochs, snapshots, compression, the size of objects."""
 
-import csv
 import functools
-import math
-import pathlib
-import statistics
-import textwrap
-from collections.abc import Iterable
-from typing import NamedTuple
 
 import models
 from models import cost
 from reporting import paper
-from reporting.runs import Group, Run
+from reporting.runs import OBJECT_SIZE_COLUMNS, Group, Run
+from reporting.writing import Row, Spread, Table, interval, mean, over_seeds
 from tiny_imagenet import input_pipeline
-
-NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
-HEADER_WIDTH = 10  # Characters; a longer header takes several lines on the terminal.
-
-
-class Spread(NamedTuple):
-    """The mean over seeds and their standard deviation."""
-
-    mean: float
-    deviation: float
-
-
-Value = float | int | str | Spread | None
-Row = dict[str, Value]
-
-
-class Table(NamedTuple):
-    """A table, its rows with the same keys, and a note to print below it."""
-
-    name: str
-    title: str
-    rows: list[Row]
-    note: str = ""
-
-
-def over_seeds(values: Iterable[float | None]) -> float | Spread | None:
-    """The one value, or the mean and standard deviation (n - 1) of several; None if any is missing."""
-    values = list(values)
-    if not values or None in values:
-        return None
-    return Spread(statistics.fmean(values), statistics.stdev(values)) if len(values) > 1 else values[0]
-
-
-def mean(value: float | Spread | None) -> float | None:
-    return value.mean if isinstance(value, Spread) else value
-
-
-def wilson(share: float, images: int) -> tuple[float, float]:
-    """Wilson's 95% score interval of a share that was measured on a number of images."""
-    squared = NORMAL_95**2 / images
-    centre = share + squared / 2
-    half = NORMAL_95 * math.sqrt(share * (1 - share) / images + squared / images / 4)
-    return (centre - half) / (1 + squared), (centre + half) / (1 + squared)
 
 
 def percent(run: Run, evaluation: str, key: str = "top_1") -> float | None:
@@ -75,17 +26,18 @@ def not_finished(group: Group) -> str:
     return "; ".join(notes)
 
 
+def validation(runs: list[Run], evaluation: str, name: str) -> Row:
+    """The cells of a validation top-1 and of its interval."""
+    top_1 = over_seeds(percent(run, evaluation) for run in runs)
+    images = 0 if top_1 is None else runs[0].evaluations[evaluation]["images"]
+    return {f"validation top-1, {name}": top_1, f"95% interval, {name}": interval(top_1, images)}
+
+
 def table_3(groups: list[Group]) -> Table:
     """The paper's Table 3. A run that is not finished has only a note."""
     rows, samples = [], set()
     for group in groups:
-        runs = group.finished
-        ten_crop = over_seeds(percent(run, "evaluation_ten_crop") for run in runs)
-        interval = None
-        if ten_crop is not None:
-            images = runs[0].evaluations["evaluation_ten_crop"]["images"]
-            interval = "{:.2f} to {:.2f}".format(*(100 * end for end in wilson(mean(ten_crop) / 100, images)))
-        name = "evaluation_train_ten_crop"
+        runs, name = group.finished, "evaluation_train_ten_crop"
         samples |= {run.evaluations[name]["images"] for run in runs if name in run.evaluations}
         rows.append(
             {
@@ -93,26 +45,28 @@ def table_3(groups: list[Group]) -> Table:
                 "epochs": group.config["num_epochs"],
                 "seeds": len(runs) or None,
                 "training top-1, ten crops": over_seeds(percent(run, name) for run in runs),
-                "validation top-1, centre crop": over_seeds(percent(run, "evaluation") for run in runs),
-                "validation top-1, ten crops": ten_crop,
-                "95% interval": interval,
-                "validation top-5, ten crops": over_seeds(percent(run, "evaluation_ten_crop", "top_5") for run in runs),
                 "the paper's training": group.published.training_top_1,
+                **validation(runs, "evaluation", "centre crop"),
                 "the paper's validation": group.published.validation_top_1,
+                **validation(runs, "evaluation_ten_crop", "ten crops"),
+                "validation top-5, ten crops": over_seeds(percent(run, "evaluation_ten_crop", "top_5") for run in runs),
                 "note": not_finished(group),
             }
         )
-    note = "In percent. Validation uses all validation images after the last epoch. The interval is Wilson's 95% score "
-    note += "interval of the validation top-1 by ten crops; it does not cover the differences between seeds."
+    note = (
+        "In percent. Validation uses all validation images after the last epoch. The paper does not say how it crops "
+    )
+    note += "them, so its figure stands between the two. The intervals are Wilson's 95% score intervals; they do not "
+    note += "cover the differences between seeds."
     if samples:
         sizes = " or ".join(f"{images:,}" for images in sorted(samples))
         note += f" Training uses a random sample of {sizes} training images."
-    return Table("table_3", "Table 3: accuracy", rows, note + several_seeds(groups))
+    return Table("table_3", "Table 3: accuracy", rows, note + several_seeds(rows))
 
 
-def several_seeds(groups: list[Group]) -> str:
+def several_seeds(rows: list[Row]) -> str:
     """What ± means, if it is used."""
-    several = any(len(group.finished) > 1 for group in groups)
+    several = any(isinstance(value, Spread) for row in rows for value in row.values())
     return " ± is the standard deviation over the seeds." if several else ""
 
 
@@ -128,7 +82,7 @@ def epochs(groups: list[Group]) -> Table:
             top_1 = [curve.get(row["epoch"]) for curve in curves]
             row[group.label] = over_seeds(None if value is None else float(value) for value in top_1)
     note = "Validation top-1 in percent after each epoch, by the centre crop, in the precision of the training."
-    return Table("epochs", "Validation by epoch", rows, note + several_seeds(groups))
+    return Table("epochs", "Validation by epoch", rows, note + several_seeds(rows))
 
 
 @functools.cache
@@ -195,7 +149,7 @@ def snapshots(groups: list[Group]) -> Table:
                 }
             )
     note = "Validation top-1 in percent, of the last weights and of the mean softmax over the last cycles' snapshots."
-    return Table("snapshots", "What snapshots add", rows, note + several_seeds(groups))
+    return Table("snapshots", "What snapshots add", rows, note + several_seeds(rows))
 
 
 def compression(groups: list[Group]) -> Table:
@@ -225,71 +179,20 @@ def compression(groups: list[Group]) -> Table:
     return Table("compression", "What compression costs", rows, "Validation top-1 in percent, by the centre crop.")
 
 
-def cell(value: Value) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, Spread):
-        return f"{value.mean:.2f} ± {value.deviation:.2f}"
-    if isinstance(value, float):
-        return f"{value:.2f}"
-    return f"{value:,}" if isinstance(value, int) else value
-
-
-def plain(rows: list[Row]) -> list[dict[str, str]]:
-    """The rows of a CSV file: a column with standard deviations is followed by one of theirs."""
-
-    def number(value):
-        return f"{value:.6g}" if isinstance(value, float) else value
-
-    spread = {key for row in rows for key, value in row.items() if isinstance(value, Spread)}
-    lines = []
-    for row in rows:
-        line = {}
-        for key, value in row.items():
-            line[key] = number(mean(value))
-            if key in spread:
-                line[f"{key}, s.d."] = number(value.deviation) if isinstance(value, Spread) else None
-        lines.append(line)
-    return lines
-
-
-def write(table: Table, out: pathlib.Path, listed: int | None = None) -> None:
-    """Writes a table as NAME.csv and, its first `listed` rows, as NAME.md; removes both if it has no rows."""
-    if not table.rows:
-        for suffix in ("csv", "md"):
-            (out / f"{table.name}.{suffix}").unlink(missing_ok=True)
-        return
-    lines = plain(table.rows)
-    with (out / f"{table.name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-    header = list(table.rows[0])
-    rows = [header, ["---"] * len(header), *([cell(value) for value in row.values()] for row in table.rows[:listed])]
-    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    note = f"\n{table.note}\n" if table.note else ""
-    (out / f"{table.name}.md").write_text(text + note, encoding="utf-8")
-
-
-def terminal(table: Table, listed: int | None = None) -> str:
-    """The first `listed` rows as aligned text, without empty columns; notes on rows are below."""
-    rows = table.rows[:listed]
-    columns = []
-    for key in rows[0]:
-        cells = [cell(row[key]) for row in rows]
-        if key != "note" and any(cells):
-            width = max(HEADER_WIDTH, *map(len, cells))
-            left = any(isinstance(row[key], str) and row[key] for row in rows)
-            columns.append((textwrap.wrap(key, width), cells, left))
-    height = max(len(header) for header, _, _ in columns)
-    lines = [[] for _ in range(height + len(rows))]
-    for header, cells, left in columns:
-        texts = [""] * (height - len(header)) + header + cells
-        width = max(map(len, texts))
-        for line, text in zip(lines, texts, strict=True):
-            line.append(text.ljust(width) if left else text.rjust(width))
-    rule = "-" * max(len("  ".join(line)) for line in lines)
-    texts = ["  ".join(line).rstrip() for line in lines]
-    notes = [f"{next(iter(row.values()))}: {row['note']}" for row in rows if row.get("note")]
-    notes = [*dict.fromkeys(notes), *textwrap.wrap(table.note, 100)]
-    return "\n".join([table.title, rule, *texts[:height], rule, *texts[height:], rule, *notes])
+def object_size(groups: list[Group]) -> Table:
+    """The top-1 by the area of the objects' boxes, a column for each group; see `mistakes.object_size_rows`."""
+    found = {}
+    for group in groups:
+        for run in group.finished:
+            for row in run.object_size if run.config["dataset"] == "full" else ():
+                fifth = tuple(row[key] for key in OBJECT_SIZE_COLUMNS[:3])
+                found.setdefault(fifth, {}).setdefault(group.name, []).append(row["top-1"])
+    names = dict.fromkeys(name for top_1 in found.values() for name in top_1)
+    rows = [
+        dict(zip(OBJECT_SIZE_COLUMNS[:3], fifth, strict=True))
+        | {name: over_seeds(top_1.get(name, ())) for name in names}
+        for fifth, top_1 in found.items()
+    ]
+    note = "Validation top-1 in percent, by the centre crop, in fifths of the images by the area of the object's "
+    note += "bounding box. The 95% intervals are in each run's table."
+    return Table("object_size", "Accuracy by the object's size", rows, note + several_seeds(rows))

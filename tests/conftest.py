@@ -179,3 +179,16 @@ def write_run(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture
+def write_object_size():
+    """Writes the table of a run's accuracy by the object's size, of a single row, into the run."""
+
+    def write(run, top_1):
+        (run / "mistakes").mkdir()
+        header = "quintile by area,area (% of the picture),images,top-1,95% interval"
+        row = f"1 (smallest),0.1 to 20.0,2000,{top_1},"
+        (run / "mistakes" / "object_size.csv").write_text(f"{header}\n{row}\n")
+
+    return write

@@ -9,6 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+OBJECT_SIZE = {f"object_size.{kind}" for kind in ("csv", "md", "png", "svg")}
 TABLES = {f"{table}.{kind}" for table in ("table_3", "epochs", "table_4") for kind in ("csv", "md")}
 FIGURES = {f"figure_{number}.{kind}" for number in (5, 6, 7) for kind in ("png", "svg")}
 
@@ -18,9 +19,10 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_reports_beside_the_runs(run_main, write_run, tmp_path):
+def test_reports_beside_the_runs(run_main, write_run, write_object_size, tmp_path):
     write_run("a", num_epochs=2)
     write_run("b", rows=4, model="alexnet")
+    write_object_size(tmp_path / "a", 40.0)
     (tmp_path / "empty").mkdir()
 
     result = run_main("report.py", "--runs", tmp_path / "a", tmp_path / "b", tmp_path / "empty")
@@ -28,7 +30,7 @@ def test_reports_beside_the_runs(run_main, write_run, tmp_path):
     assert (result.returncode, result.stderr.count("\n")) == (0, 1), result.stderr
     assert "empty" in result.stderr
     out = tmp_path / "report"
-    assert {path.name for path in out.iterdir()} == TABLES | FIGURES
+    assert {path.name for path in out.iterdir()} == TABLES | FIGURES | OBJECT_SIZE
     for text in ("Table 3", "Table 4", "33.04", "not finished; so far 1 of 2 epochs, top-1 10.00", f"written to {out}"):
         assert text in result.stdout
     for name in FIGURES:
@@ -37,7 +39,8 @@ def test_reports_beside_the_runs(run_main, write_run, tmp_path):
         else:
             assert matplotlib.image.imread(out / name).shape[1] == 1020  # 3.4 inches.
     first = {path.name: path.read_bytes() for path in out.iterdir()}
-    (out / "snapshots.md").write_text("of an earlier report")
+    for name in ("snapshots.md", "figure_6_variants.png"):
+        (out / name).write_text("of an earlier report")
 
     again = run_main("report.py", f"--runs={tmp_path}/[abr]*")  # With the report itself.
 
@@ -86,7 +89,11 @@ def test_mistakes_of_a_run(run_main, synthetic_run, synthetic_data_dir, tmp_path
     both = [int(row["both"]) for row in read_csv(out / "confused_pairs.csv")]
     assert both == sorted(both, reverse=True) and sum(both) == len(wrong)
     assert [int(row["images, of each class"]) for row in read_csv(out / "detail.csv")] == [200] * 5
-    for name in ("figure_8.png", "confusion.png"):
+    sizes = read_csv(out / "object_size.csv")
+    assert [int(row["images"]) for row in sizes] == [200] * 5
+    assert np.mean([float(row["top-1"]) for row in sizes]) == pytest.approx(100 * top_1)
+    assert {path.name for path in out.glob("object_size.*")} == OBJECT_SIZE
+    for name in ("figure_8.png", "confusion.png", "object_size.png"):
         assert matplotlib.image.imread(out / name).std() > 0.05
 
 
@@ -99,6 +106,7 @@ def test_mistakes_of_shipped_weights(run_main, assert_one_line, synthetic_data_d
     few = dataclasses.replace(synthetic, splits={"validation": synthetic.splits["validation"].sample(20, seed=0)})
     asked_for = []
     monkeypatch.setattr(input_pipeline, "load", lambda dataset, *_: asked_for.append(dataset) or few)
+    monkeypatch.setattr(input_pipeline, "load_boxes", lambda *_: np.tile([0.0, 0.0, 0.5, 1.0], (20, 1)))
     monkeypatch.chdir(tmp_path)
 
     result = run_main("report.py", "--mistakes=googlenet")
@@ -110,6 +118,8 @@ def test_mistakes_of_shipped_weights(run_main, assert_one_line, synthetic_data_d
     wrong = sum(network.predict(crops, verbose=0).argmax(axis=1) != split.labels)
     assert wrong > 10  # The network knows Tiny ImageNet's classes only.
     assert len(read_csv(tmp_path / "mistakes/mistakes.csv")) == wrong
+    areas = [row["area (% of the picture)"] for row in read_csv(tmp_path / "mistakes/object_size.csv")]
+    assert areas == ["50.0 to 50.0"] * 5
 
     (tmp_path / "googlenet").mkdir()  # A run goes before a network of its name.
     assert "googlenet is not a run" in run_main("report.py", "--mistakes=googlenet").stderr

@@ -7,11 +7,11 @@ import pytest
 
 import models
 from models import weights
-from reporting import runs, tables
+from reporting import runs, tables, writing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-TABLES = (tables.table_3, tables.epochs, tables.table_4, tables.snapshots, tables.compression)
+TABLES = (tables.table_3, tables.epochs, tables.table_4, tables.snapshots, tables.compression, tables.object_size)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_tables_are_those_of_the_runs(groups, tmp_path, table_of):
     names = {f"{table.name}.md", f"{table.name}.csv"}
     assert names & {path.name for path in RESULTS.iterdir()} == (names if table.rows else set())
     if table.rows:
-        tables.write(table, tmp_path)
+        writing.write(table, tmp_path)
         for name in names:
             assert (tmp_path / name).read_text() == (RESULTS / name).read_text(), name
 
@@ -56,7 +56,7 @@ def test_readme_has_the_numbers_of_the_runs(groups):
             continue
         assert len(row) >= 6
         for column, text in row.items():
-            assert text == tables.cell(rows[name][column]), (name, column)
+            assert text == writing.cell(rows[name][column]), (name, column)
 
 
 @pytest.mark.parametrize("name", weights.index())
@@ -69,6 +69,16 @@ def test_shipped_weights_are_of_the_best_run(name, groups):
     assert (entry["ten_crop_top_1"], entry["step"]) == (own["top_1"], own["step"])
     assert entry["ten_crop_top_1"] == max(score["top_1"] for score in scores.values())
     models.build(name, weights="tiny_imagenet")  # Its checksum is right.
+
+
+@pytest.mark.parametrize("name", weights.index())
+def test_accuracy_by_object_size_is_of_the_shipped_weights(name, groups):
+    """The mean over the fifths is the run's top-1, but for the rounding of the weights to float16."""
+    run_of = {run.name: run for group in groups for run in group.runs}
+    run = run_of[weights.index()[name]["run"]]
+    assert [row["images"] for row in run.object_size] == [2000] * 5
+    mean = sum(row["top-1"] for row in run.object_size) / 5
+    assert mean == pytest.approx(100 * run.evaluations["evaluation"]["top_1"], abs=0.2)
 
 
 def test_results_page_names_every_run(groups):

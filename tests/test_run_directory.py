@@ -63,11 +63,14 @@ def test_overwrite_starts_anew_and_removes_only_the_run(train, finished):
     for name in others:
         (finished / name).parent.mkdir(exist_ok=True)
         (finished / name).write_text("mine")
+    (finished / "mistakes").mkdir()
+    (finished / "mistakes" / "object_size.csv").touch()
     result = train("--overwrite", "--seed=3")
     assert (result.returncode, result.stderr) == (0, "")
     assert "\n0 of 10 steps done" in result.stdout
     assert config(finished)["seed"] == 3 and steps(finished) == [*range(1, 11), 10]
-    assert not (finished / "saved_model").exists() and not (finished / "model.keras").exists()
+    removed = ("saved_model", "model.keras", "mistakes/object_size.csv")
+    assert not any((finished / name).exists() for name in removed)
     assert [(finished / name).read_text() for name in others] == ["mine"] * len(others)
 
 
@@ -148,8 +151,9 @@ def test_evaluations_do_not_change_what_is_finished(train, run_main, finished, s
 
 def test_a_run_gets_more_epochs_with_cycles_of_the_same_length(train, assert_one_line, finished):
     assert_one_line(train("--num_epochs=2", "--num_cycles=1", "--seed=1"), 1, "seed=0, not 1")
-    made = ("model_int8.tflite", "evaluation_model_int8.json", "compressed.weights.h5")
+    made = ("model_int8.tflite", "evaluation_model_int8.json", "compressed.weights.h5", "mistakes/object_size.csv")
     outdated = [finished / name for name in (*made, "model.keras", "saved_model")]
+    (finished / "mistakes").mkdir()
     for name in made:
         (finished / name).touch()
     result = train("--num_epochs=2", "--num_cycles=2")

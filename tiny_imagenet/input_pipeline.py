@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tiny_imagenet import crops, preparation
+from tiny_imagenet.errors import UserError
 from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 
 DATASETS = tuple(Builder.builder_configs)
@@ -85,6 +86,34 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
     mean_image = np.array(preparation.read_array(decoded / "mean_image.npy", "float32", image))
     wnids = builder.info.features["label"].names
     return TinyImageNet(splits, mean_image, wnids, list(builder.info.metadata["words"]))
+
+
+def load_boxes(
+    split: str, dataset: str = "full", data_dir: str | None = None, archive: str | None = None
+) -> np.ndarray:
+    """Reads the bounding boxes of the objects from TFDS' shards, in the order of the images.
+
+    Args:
+      split: "train" or "validation". The test images have no boxes.
+      dataset: As for `load`, like the other arguments.
+
+    Returns:
+      (n, 4) float32: ymin, xmin, ymax, xmax, from 0 to 1.
+
+    Raises:
+      UserError, OSError: as `load`.
+    """
+    builder = preparation.prepare(dataset, data_dir, archive)
+    examples = builder.as_dataset(
+        split=split,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(interleave_cycle_length=1),  # Shard after shard, as the images were decoded.
+    )
+    try:
+        return np.array([example["bbox"] for example in examples.as_numpy_iterator()])
+    except tf.errors.OpError as error:
+        problem = f"{builder.data_dir} is damaged ({' '.join(error.message.split())})"
+        raise UserError(f"{problem}: delete it, and it is prepared again") from error
 
 
 def train_size(dataset: str) -> int:

@@ -43,6 +43,8 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
                 print(file=sys.stderr)  # Leaves the line of the progress bar.
             _fail(argv[0], message, status=1)
 
+    if hasattr(sys.stdout, "reconfigure"):  # It has none if the program was started without an output.
+        sys.stdout.reconfigure(errors="backslashreplace")  # For names of files that the terminal cannot show.
     try:
         try:
             app.run(guarded, argv, flags_parser=_parse)

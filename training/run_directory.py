@@ -28,6 +28,7 @@ WRITTEN = (
     "model.tflite",
     "model_int8.tflite",
     "compressed.weights.h5",
+    "mistakes/object_size.*",
     "config.json",
 )
 """The content of a run directory. Without config.json, the last, the rest belongs to another program."""
@@ -39,6 +40,7 @@ OUTDATED = (
     "evaluation_model*.json",
     "evaluation_compressed*.json",
     "evaluation_saved_model*.json",
+    "mistakes/object_size.*",
 )
 """Files that training makes outdated, beside the SavedModel. They do not record their step."""
 CHECKPOINTS = ("checkpoints/ckpt-*", "checkpoints/snapshots/snapshot-*")

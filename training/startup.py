@@ -1,6 +1,7 @@
 """TensorFlow where a program starts. Import it before anything that imports TensorFlow, which it loads quietly."""
 
 import contextlib
+import faulthandler
 import glob
 import importlib.util
 import os
@@ -11,8 +12,10 @@ from training import stderr
 
 # TF_CPP_MIN_LOG_LEVEL does not silence what TensorFlow's libraries log while they load, nor the error that listing the
 # devices logs on a machine without a GPU (github.com/tensorflow/tensorflow/issues/100442).
-loud = "tensorflow" in sys.modules or os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
-with contextlib.nullcontext() if loud else stderr.held_back():
+loud = "tensorflow" in sys.modules or os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0" or sys.stderr is None
+if not loud:
+    faulthandler.enable(os.dup(2))  # A crash while they load, as on a processor without AVX, is reported all the same.
+with contextlib.nullcontext() if loud else stderr.quiet():
     import tensorflow as tf
 
     tf.config.list_physical_devices()

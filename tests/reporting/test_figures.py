@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reporting import figures, runs
+from reporting import figures, runs, writing
 
 TEN_CROP = {"split": "validation", "images": 10000, "top_1": 0.25, "top_5": 0.5, "ten_crop": True, "snapshots": 1}
 
@@ -33,6 +33,39 @@ def test_each_group_has_its_own_line(write_run, tmp_path):
     assert ten_crop.get_ydata().tolist() == pytest.approx([20, 25]) and ten_crop.get_color() == a.get_color()
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ticks == ["1", "2", "ten\ncrops", "paper"]
+
+
+def test_figure_6_shows_the_papers_networks_and_another_figure_the_rest(write_run, tmp_path):
+    write_run("a", model="alexnet", num_epochs=10)
+    write_run("b", model="alexnet", num_epochs=10, num_cycles=1)
+    write_run("c", model="alexnet", num_epochs=10, augmentation="uniform")
+    write_run("d", model="alexnet", num_epochs=10)  # Of the same settings and seed, as an older version trained it.
+    write_run("e", model="googlenet", num_epochs=10)
+    write_run("f", model="plain20", num_epochs=10)
+    write_run("g", model="resnet20", num_epochs=10)
+    write_run("h", model="squeezenet", num_epochs=10)
+    all_groups = groups(tmp_path / "?")
+    named = [name.partition(" (1")[0].partition(" (2")[0] for name in labelled(figures.figure_6(all_groups))]
+    assert named == ["alexnet", "googlenet", "resnet20"]
+    assert len(labelled(figures.figure_7(all_groups))) == 3
+    variants = figures.figure_6_variants(all_groups)
+    panels = [
+        [text.get_text().partition(" (2 of")[0] for text in axes.get_legend().get_texts()] for axes in variants.axes
+    ]
+    assert panels == [
+        ["alexnet", "alexnet, num_cycles=1", "alexnet, augmentation=uniform", "alexnet (d)"],
+        ["resnet20", "plain20"],
+        ["squeezenet"],
+    ]
+    assert figures.figure_6_variants(groups(tmp_path / "[aeg]")) is None
+    others = groups(tmp_path / "[bf]")
+    assert len(labelled(figures.figure_6(others))) == 2 and figures.figure_6_variants(others) is None
+
+
+def test_the_precision_is_no_variant(write_run, tmp_path):
+    write_run("a", num_epochs=10)
+    write_run("b", num_epochs=10, precision="mixed_bfloat16")
+    assert [group.is_papers for group in groups(tmp_path / "?")] == [True, True]
 
 
 def test_seeds_are_one_line_with_a_band(write_run, tmp_path):
@@ -70,6 +103,25 @@ def test_more_groups_than_colours_stay_apart(write_run, tmp_path):
         write_run(f"run_{cycles}", num_cycles=cycles)
     lines = labelled(figures.figure_7(groups(tmp_path / "*"))).values()
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 9
+
+
+def test_object_size():
+    fifths = [
+        {"quintile": "1", "area": "0.1 to 9.0", "images": 50},
+        {"quintile": "2", "area": "9.0 to 99.0", "images": 50},
+    ]
+    rows = [fifths[0] | {"alexnet": 50.0, "resnet20": 60.0}, fifths[1] | {"alexnet": 70.0, "resnet20": None}]
+    figure = figures.object_size(rows)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.1\N{EN DASH}9.0", "9.0\N{EN DASH}99.0"]
+    alexnet, resnet20 = axes.containers
+    assert [alexnet.get_label(), resnet20.get_label()] == ["alexnet", "resnet20"]
+    assert alexnet.lines[0].get_ydata().tolist() == [50, 70]
+    (bars,) = alexnet.lines[2]
+    low, high = bars.get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx([100 * end for end in writing.wilson(0.5, 50)])
+    assert resnet20.lines[0].get_ydata().tolist() == [60]
+    assert figures.object_size([]) is None
 
 
 def test_smoothing():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reporting import mistakes
+from reporting import mistake_tables, mistakes
 
 # Three classes, two images each, and then one more of class 0. The mean probabilities of their own labels are
 # (0.8 + 0.6 + 0.1) / 3 = 0.5, (0.7 + 0.3) / 2 = 0.5 and (0.4 + 0.2) / 2 = 0.3.
@@ -43,9 +43,9 @@ def test_confused_pairs_count_both_ways():
 
 def test_tables_of_pairs_and_classes():
     confusion, wnids, words = np.array([[5, 3, 0], [1, 6, 0], [2, 0, 4]]), ["n1", "n2", "n3"], ["cat", "dog", "cow"]
-    pairs = [list(row.values()) for row in mistakes.pair_rows(confusion, wnids, words)]
+    pairs = [list(row.values()) for row in mistake_tables.pair_rows(confusion, wnids, words)]
     assert pairs == [["cat", "n1", "dog", "n2", 3, 1, 4], ["cat", "n1", "cow", "n3", 0, 2, 2]]
-    classes = [list(row.values()) for row in mistakes.class_rows(confusion, wnids, words)]
+    classes = [list(row.values()) for row in mistake_tables.class_rows(confusion, wnids, words)]
     assert classes == [
         ["n2", "dog", 7, pytest.approx(600 / 7), "cat", 1],
         ["n3", "cow", 6, pytest.approx(400 / 6), "cat", 2],
@@ -63,6 +63,19 @@ def test_detail_of_all_images_and_within_a_class():
     expected = {"images, {}": [2] * 5, "top-1, {}": [50] * 5, "ambiguous, {}": [50, 50, 0, 0, 0]}
     for name, values in expected.items():
         assert [row[name.format("of each class")] for row in rows] == values
+
+
+def test_accuracy_by_the_area_of_the_box():
+    """Ten images, whose boxes have areas of 1%, 2%... of the picture."""
+    areas = np.random.default_rng(0).permutation(10) + 1
+    boxes = np.stack([np.full(10, 0.5), np.full(10, 0.25), np.full(10, 0.6), 0.25 + areas / 10], axis=1)
+    rows = mistakes.object_size_rows(boxes, areas % 2 == 0)
+    assert [row["quintile by area"] for row in rows] == ["1 (smallest)", "2", "3", "4", "5 (largest)"]
+    assert [row["area (% of the picture)"] for row in rows] == [f"{area}.0 to {area + 1}.0" for area in range(1, 11, 2)]
+    assert [(row["images"], row["top-1"], row["95% interval"]) for row in rows] == [(2, 50, "9.45 to 90.55")] * 5
+    rows = mistakes.object_size_rows(boxes, areas > 3)
+    assert [row["top-1"] for row in rows] == [0, 50, 100, 100, 100]
+    assert [row["images"] for row in mistakes.object_size_rows(boxes[:3], areas[:3] > 0)] == [1, 1, 1]
 
 
 def test_mistakes_are_ranked_by_confidence():

@@ -58,13 +58,18 @@ def test_only_the_columns_that_are_used_are_needed(write_run, more):
         ("time.json", "[]"),
         ("time.json", '{"seconds": "many", "steps": 1, "device": "a CPU"}'),
         ("evaluation_ten_crop.json", '{"top_1": 0.5}'),
+        ("mistakes/object_size.csv", "images,top-1\n3,4\n"),
+        ("mistakes/object_size.csv", "quintile by area,area (% of the picture),images,top-1\n1,1 to 2,3\n"),
+        ("mistakes/object_size.csv", "quintile by area,area (% of the picture),images,top-1\n1,1 to 2,3,high\n"),
     ],
 )
 def test_damaged_files_are_named(write_run, file, content):
-    path = write_run() / file
+    run = write_run()
+    path = run / file
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=f"{path} (is damaged|names no model)"):
-        runs.find_runs([str(path.parent)])
+        runs.find_runs([str(run)])
 
 
 def names(patterns):
@@ -90,10 +95,11 @@ def test_groups_differ_in_more_than_the_seed(write_run, tmp_path):
     write_run("e", model="resnet20", num_epochs=10)  # The seed of a.
     write_run("f", model="alexnet", num_epochs=10, precision="mixed_bfloat16")
     write_run("g", model="alexnet", num_epochs=10)
-    write_run("h", model="baseline", num_epochs=10, momentum=0.0, nesterov=False)  # No momentum: of neither kind.
+    # No momentum: of neither kind.
+    write_run("h", model="baseline_table1", num_epochs=10, momentum=0.0, nesterov=False)
     write_run("i", model="googlenet", num_epochs=10, dataset="synthetic", another_flag=True, off=False)
     assert names(tmp_path / "?") == {
-        "baseline": ["h"],
+        "baseline_table1": ["h"],
         "alexnet, precision=mixed_bfloat16": ["f"],
         "alexnet, precision=float32": ["g"],
         "googlenet, dataset=synthetic, another_flag=True": ["i"],
@@ -101,6 +107,20 @@ def test_groups_differ_in_more_than_the_seed(write_run, tmp_path):
         "resnet20, num_cycles=1": ["c"],
         "resnet20, momentum=0.5, weight_decay=0": ["d"],
         "resnet20 (e)": ["e"],
+    }
+
+
+def test_the_settings_of_older_versions(write_run, tmp_path):
+    write_run("a", all_crops=False, sync_batch_norm=True)
+    write_run("b", seed=1)  # Before there was either.
+    write_run("c", augmentation="ten_crop", dropout=None, seed=2)
+    write_run("d", all_crops=True)
+    write_run("e", augmentation="all_crops", seed=1)
+    write_run("f", augmentation="uniform", dropout=0.5)
+    assert names(tmp_path / "?") == {
+        "baseline, num_epochs=2": ["a", "b", "c"],
+        "baseline, num_epochs=2, augmentation=all_crops": ["d", "e"],
+        "baseline, num_epochs=2, augmentation=uniform, dropout=0.5": ["f"],
     }
 
 

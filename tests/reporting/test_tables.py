@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from reporting import runs, tables
+from reporting import runs, tables, writing
 
 PLAIN = {"split": "validation", "images": 10000, "top_1": 0.2, "top_5": 0.4, "ten_crop": False, "snapshots": 1}
 FILES = {
@@ -19,6 +19,9 @@ RESULTS = {
     "validation top-1, ten crops": 25,
     "validation top-5, ten crops": 50,
 }
+
+
+INTERVALS = ("95% interval, centre crop", "95% interval, ten crops")
 
 
 def groups(folder):
@@ -35,7 +38,10 @@ def test_table_3(write_run):
     assert {key: row[key] for key in RESULTS} == pytest.approx(RESULTS)
     assert (row["the paper's training"], row["the paper's validation"]) == (34.40, 33.04)
     assert (row["run"], row["epochs"], row["seeds"], row["note"]) == ("baseline, num_epochs=2", 2, 1, "")
-    assert row["95% interval"] == "24.16 to 25.86"
+    assert (row["95% interval, centre crop"], row["95% interval, ten crops"]) == ("19.23 to 20.80", "24.16 to 25.86")
+    columns = list(row)
+    paper = columns.index("the paper's validation")
+    assert columns[paper - 2] == "validation top-1, centre crop" and columns[paper + 1] == "validation top-1, ten crops"
 
 
 def test_validation_by_epoch(write_run):
@@ -49,7 +55,7 @@ def test_validation_by_epoch(write_run):
 def test_a_missing_file_leaves_its_cell_empty(write_run):
     row = row_of(tables.table_3, write_run(files={"evaluation.json": PLAIN}))
     assert {key for key in RESULTS if row[key] is None} == {key for key in RESULTS if "ten crops" in key}
-    assert row["95% interval"] is None
+    assert row["95% interval, ten crops"] is None and row["95% interval, centre crop"]
 
 
 @pytest.mark.parametrize("rows, epochs", [(0, 0), (2, 0), (3, 1), (5, 1)])
@@ -58,7 +64,7 @@ def test_a_run_cut_short_is_no_result(write_run, rows, epochs):
     files["evaluation_model.json"] = PLAIN | {"file": "model.tflite", "bytes": 4000}
     run = write_run(rows=rows, files=files)
     row = row_of(tables.table_3, run)
-    assert [row[key] for key in (*RESULTS, "95% interval", "seeds")] == [None] * 6
+    assert [row[key] for key in (*RESULTS, *INTERVALS, "seeds")] == [None] * 7
     assert row["note"] == f"not finished; so far {epochs} of 2 epochs{', top-1 10.00' * epochs}"
     assert row_of(tables.table_4, run)["note"] == "not finished"
     assert tables.snapshots(groups(run)).rows == []
@@ -76,9 +82,9 @@ def test_seeds_share_a_row(write_run, tmp_path):
     expected = (100 * statistics.mean(shares), 100 * statistics.stdev(shares))
     assert row["validation top-1, centre crop"] == pytest.approx(expected)
     assert row["seeds"] == 3 and row["note"].startswith("seed 3 not finished")
-    tables.write(table, tmp_path)
+    writing.write(table, tmp_path)
     assert "| 23.00 ± 3.61 |" in (tmp_path / "table_3.md").read_text()
-    assert "23.00 ± 3.61" in tables.terminal(table)
+    assert "23.00 ± 3.61" in writing.terminal(table)
     with (tmp_path / "table_3.csv").open(newline="") as file:
         (line,) = csv.DictReader(file)
     column = "validation top-1, centre crop"
@@ -96,9 +102,9 @@ def test_epochs(write_run, tmp_path):
 @pytest.mark.parametrize("share, images", [(0.25, 10000), (0.5, 7), (0.99, 50)])
 def test_wilsons_interval(share, images):
     """Its ends are the shares from which the measured one is 1.96 of their own standard errors away."""
-    for end in tables.wilson(share, images):
+    for end in writing.wilson(share, images):
         assert abs(share - end) == pytest.approx(1.959964 * (end * (1 - end) / images) ** 0.5, rel=1e-5)
-    assert tables.wilson(0, 10)[0] == pytest.approx(0, abs=1e-9)
+    assert writing.wilson(0, 10)[0] == pytest.approx(0, abs=1e-9)
 
 
 def test_table_4(write_run):
@@ -107,7 +113,7 @@ def test_table_4(write_run):
     assert row["images per second"] == pytest.approx(1953 * 256 / 900)
     assert row["hours for 10 epochs"] == pytest.approx(10 * 100000 / (1953 * 256 / 900) / 3600)
     assert (row["device"], row["note"]) == ("a CPU", "")
-    assert row["parameters"] == 13_053_448 and row["the paper's hours"] is None
+    assert row["parameters"] == 13_054_504 and row["the paper's hours"] is None
     row = row_of(tables.table_4, write_run("untimed", model="alexnet"))
     assert (row["hours for 10 epochs"], row["device"], row["the paper's hours"]) == (None, "", 19)
 
@@ -145,11 +151,27 @@ def test_compression(write_run):
     assert tables.compression(groups(write_run("neither"))).rows == []
 
 
+def test_object_size(write_run, write_object_size, tmp_path):
+    fifths = {"quintile by area": "1 (smallest)", "area (% of the picture)": "0.1 to 20.0", "images": 2000}
+    write_object_size(write_run("a", model="resnet20"), 40.0)
+    write_object_size(write_run("b", model="resnet20", seed=1), 44.0)
+    write_object_size(write_run("c", model="googlenet"), 38.5)
+    write_object_size(write_run("d", model="vgg16", rows=4), 90.0)  # It is not finished.
+    write_object_size(write_run("e", model="vgg16", dataset="synthetic"), 90.0)
+    write_run("f", model="squeezenet")
+    table = tables.object_size(groups(tmp_path / "?"))
+    (row,) = table.rows
+    names = ["googlenet, num_epochs=2", "resnet20, num_epochs=2"]
+    assert list(row) == [*fifths, *names] and {key: row[key] for key in fifths} == fifths
+    assert row[names[0]] == 38.5 and row[names[1]] == pytest.approx((42, 8**0.5))
+    assert tables.object_size(groups(tmp_path / "f")).rows == []
+
+
 def test_terminal_aligns_columns():
     keys = ("run", "top-1", "empty", "note")
     rows = [dict(zip(keys, row, strict=True)) for row in (("a", 9.5, None, "late"), ("bc", 10.25, None, ""))]
-    lines = tables.terminal(tables.Table("t", "Title", [*rows, rows[0]], "Below.")).splitlines()
+    lines = writing.terminal(writing.Table("t", "Title", [*rows, rows[0]], "Below.")).splitlines()
     assert lines[0] == "Title" and lines[2] == "run  top-1"
     assert lines[4:7] == ["a     9.50", "bc   10.25", "a     9.50"]
     assert lines[8:] == ["a: late", "Below."]
-    assert len(tables.terminal(tables.Table("t", "Title", rows), 1).splitlines()) == 7
+    assert len(writing.terminal(writing.Table("t", "Title", rows), 1).splitlines()) == 7

@@ -1,11 +1,14 @@
 import collections
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+import small
 from tiny_imagenet import crops, input_pipeline
+from tiny_imagenet.errors import UserError
 
 
 def split(size):
@@ -135,6 +138,22 @@ def test_load_decodes_what_tfds_holds(synthetic_data_dir):
     assert isinstance(data.splits["train"].images, np.memmap)
     assert (data.splits["test"].labels == -1).all()
     assert len(data.wnids) == len(data.words) == 200
+
+
+def test_boxes_are_in_the_order_of_the_images(small_data_dir, tmp_path):
+    with small.registered():
+        split = input_pipeline.load("synthetic", str(small_data_dir)).splits["train"]
+        boxes = input_pipeline.load_boxes("train", "synthetic", str(small_data_dir))
+        examples = tfds.load("tiny_imagenet/synthetic", split="train", data_dir=str(small_data_dir))
+        expected = {example["id"].decode(): example["bbox"] for example in examples.as_numpy_iterator()}
+        assert len({tuple(box) for box in boxes.tolist()}) > 50 and boxes.shape == (400, 4)
+        np.testing.assert_array_equal(boxes, [expected[id] for id in split.ids])
+
+        shutil.copytree(small_data_dir, tmp_path / "data")
+        for shard in (tmp_path / "data").rglob("*-train.tfrecord*"):
+            shard.unlink()
+        with pytest.raises(UserError, match="is damaged .*: delete it, and it is prepared again"):
+            input_pipeline.load_boxes("train", "synthetic", str(tmp_path / "data"))
 
 
 def test_mean_image_is_of_the_training_images(synthetic_data_dir):

@@ -183,3 +183,12 @@ def test_out_of_memory_in_a_program_without_batches(assert_one_line):
 
     with defined("report"):
         assert_one_line(run(main, ["report.py", "--runs=run"]), 1, "report.py: out of memory\n")
+
+
+def test_names_that_the_terminal_cannot_show():
+    """They are printed with escapes."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    with defined("train"), contextlib.redirect_stdout(terminal), pytest.raises(SystemExit) as caught:
+        cli.run(lambda argv: print("\u4f60\u597d", os.fsdecode(b"caf\xe9")), ["train.py", "--model=baseline"])
+    assert not caught.value.code
+    assert terminal.buffer.getvalue() == rb"\u4f60\u597d caf\udce9" + os.linesep.encode()

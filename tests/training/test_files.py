@@ -1,4 +1,4 @@
-"""A file is replaced in one step, or not at all; what is removed of a link to a folder."""
+"""JSON files are read; a file is replaced in one step, or not at all; what is removed of a link to a folder."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from training.files import remove_folder, replace_file
+from training.files import read_json, remove_folder, replace_file
 
 
 def test_replaces(tmp_path):
@@ -71,3 +71,13 @@ def test_removes_a_folder_or_the_link_to_it(tmp_path):
     for _ in range(2):  # The second time, it is not there.
         remove_folder(folder)
         assert not folder.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'"text"'])
+def test_a_damaged_json_file_is_read_as_empty(tmp_path, content):
+    path = tmp_path / "time.json"
+    assert read_json(path) == {}
+    path.write_bytes(content)
+    assert read_json(path) == {}
+    path.write_text('{"steps": 3}')
+    assert read_json(path) == {"steps": 3}

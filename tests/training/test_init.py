@@ -19,7 +19,9 @@ assert set(sys.modules) - before[1] == {"training"}
 print(sorted(set(os.environ) - set(before[2])))
 """
     command = [sys.executable, "-S", "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)}, timeout=60)
+    result = subprocess.run(
+        command, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY), "HOME": "/"}, timeout=60
+    )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "['KERAS_BACKEND', 'TF_CPP_MIN_LOG_LEVEL', 'TF_ENABLE_ONEDNN_OPTS']\n"
 

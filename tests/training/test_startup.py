@@ -44,19 +44,18 @@ def test_loading_is_not_quiet_if_all_messages_are_asked_for(start):
     assert (result.returncode, result.stdout, result.stderr) == (0, "end\n", "a library's message\n")
 
 
-@pytest.mark.parametrize("name", ["SIGABRT", "SIGILL", "SIGKILL"])
-def test_a_process_that_dies_while_it_loads(start, name):
-    """As on a processor without AVX: TensorFlow's message is shown, and the Python stack."""
+@pytest.mark.parametrize("name", ["SIGABRT", "SIGILL"])
+def test_a_process_that_crashes_while_it_loads(start, name):
+    """As on a processor without AVX."""
     result = start(f"import signal; os.kill(os.getpid(), signal.{name})")
     assert (result.returncode, result.stdout) == (-getattr(signal, name), "")
-    assert result.stderr.startswith("a library's message\n")
-    assert name == "SIGKILL" or "Fatal Python error" in result.stderr and "tensorflow.py" in result.stderr
+    assert result.stderr.startswith("Fatal Python error") and "tensorflow.py" in result.stderr
 
 
 def test_an_error_while_it_loads(start):
     result = start("raise ImportError('libcudart.so: cannot open shared object file')")
     assert result.returncode == 1
-    assert result.stderr.startswith("a library's message\nTraceback")
+    assert result.stderr.startswith("Traceback")
     assert result.stderr.endswith("\nImportError: libcudart.so: cannot open shared object file\n")
 
 
