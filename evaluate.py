@@ -1,6 +1,6 @@
 """Scores a run, weights, a SavedModel or a TFLite file on Tiny ImageNet: python evaluate.py --run_dir=runs/googlenet"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import os
 import pathlib
@@ -112,4 +112,4 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.define_evaluate_flags()
-    flags.run(main)
+    cli.run(main)

@@ -1,25 +1,17 @@
-"""Every flag of the programs, with the paper's values as defaults, and how the programs report errors."""
+"""Every flag of the programs, with the paper's values as defaults, and the checks of their values."""
 
-import difflib
 import os
-import pathlib
-import signal
-import sys
-import textwrap
 from collections.abc import Callable
 
-import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags
 
 import models
-from tiny_imagenet import input_pipeline
-from tiny_imagenet.errors import DISK_FULL, UserError
+from tiny_imagenet.input_pipeline import AUGMENTATIONS, DATASETS
 
 FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # The flags belong to the program that defines them, not to this module.
+flags.disclaim_key_flags()  # The flags belong to the program that defines them, whose --help lists them.
 
 INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
-DATASETS = ("full", "synthetic")
 
 
 def define_data_flags() -> None:
@@ -31,6 +23,13 @@ def define_data_flags() -> None:
 def define_train_flags() -> None:
     """Defines the flags of train.py."""
     define_data_flags()
+    _define_recipe_flags()
+    _define_run_flags()
+    _check_train_flags()
+
+
+def _define_recipe_flags() -> None:
+    """Defines what a run trains, by the paper's settings."""
     flags.DEFINE_enum(
         "dataset", "full", DATASETS, "Data to train on: full is Tiny ImageNet, synthetic is shapes drawn by code."
     )
@@ -46,7 +45,7 @@ def define_train_flags() -> None:
     flags.DEFINE_enum(
         "augmentation",
         "ten_crop",
-        input_pipeline.AUGMENTATIONS,
+        AUGMENTATIONS,
         "Crops to train on. ten_crop: one of the paper's ten of each image in every step, at random; uniform: one of "
         "those at all 81 offsets, mirrored or not, as in the paper's reference [11]; all_crops: all ten, which takes "
         "ten times the time and memory.",
@@ -65,6 +64,16 @@ def define_train_flags() -> None:
     )
     seeded = "Seed of the weights, the order of the images, the crops and dropout."
     flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_bool(
+        "sync_batch_norm",
+        False,
+        "On several devices, batch normalization uses the statistics of the whole batch, as on a single device, not "
+        "those of each device's part. Slower.",
+    )
+
+
+def _define_run_flags() -> None:
+    """Defines where and how a run trains, and what it keeps."""
     _define_path("run_dir", "Folder for the run's checkpoints and results. Default: runs/MODEL.")
     flags.DEFINE_bool(
         "resume", True, "Resume the run in run_dir; --noresume stops with an error if run_dir holds a run."
@@ -79,12 +88,6 @@ def define_train_flags() -> None:
         ["auto", "none", "mirrored", "multi_worker"],
         "none: one device; mirrored: all GPUs of this machine; multi_worker: the machines in TF_CONFIG; auto: all "
         "available.",
-    )
-    flags.DEFINE_bool(
-        "sync_batch_norm",
-        False,
-        "On several devices, batch normalization uses the statistics of the whole batch, as on a single device, not "
-        "those of each device's part. Slower.",
     )
     flags.DEFINE_bool("jit_compile", False, "Compile the loss and its gradients with XLA.")
     flags.DEFINE_bool(
@@ -102,6 +105,8 @@ def define_train_flags() -> None:
     flags.DEFINE_bool("export_only", False, "Export the newest checkpoint of the run, without training.")
     flags.DEFINE_bool("tflite", False, "Also export TFLite files, in float32 and in 8 bits.")
 
+
+def _check_train_flags() -> None:
     _check_all(["tflite", "export"], lambda v: not v["tflite"] or v["export"], "needs --export")
     _check("model", lambda value: value is not None, f"is required: one of {', '.join(models.REGISTRY)}")
     pattern = "must not contain *, ? or [: TensorFlow treats the names of checkpoints as patterns"
@@ -219,7 +224,10 @@ class _PathParser(flags.ArgumentParser):
     def parse(self, argument: str) -> str:
         if not argument or "\0" in argument:
             raise ValueError("must be a path, without NUL characters")
-        return os.path.expanduser(argument)
+        path = os.path.expanduser(argument)
+        if path.startswith("~"):
+            raise ValueError("names a home folder that is not known: pass a whole path")
+        return path
 
 
 def _define_path(name: str, text: str, **options) -> None:
@@ -237,110 +245,3 @@ def _check_all(names: list[str], valid: Callable[[dict], bool], message: str) ->
 def _check_one_of(*names: str) -> None:
     message = f"give exactly one of {', '.join(f'--{name}' for name in names)}"
     flags.register_multi_flags_validator(names, lambda v: sum(v[name] is not None for name in names) == 1, message)
-
-
-def _own_flags() -> dict[str, flags.Flag]:
-    """The flags of this project, without those of absl and TensorFlow, in the order of their definition."""
-    others = ("absl", "tensorflow", "tensorflow_datasets")
-    modules = FLAGS.flags_by_module_dict().items()
-    return {flag.name: flag for module, own in modules if module.partition(".")[0] not in others for flag in own}
-
-
-def _help(description: str) -> str:
-    lines = [description.strip(), "", "Flags:"]
-    for flag in _own_flags().values():
-        name, text = f"[no]{flag.name}" if flag.boolean else flag.name, flag.help
-        if isinstance(flag, flags.EnumFlag):
-            text = f"{text.partition('>: ')[2]} One of: {', '.join(flag.parser.enum_values)}."
-        if flag.default is not None:
-            text += f" Default: {flag.parser.parse(flag.default)}."
-        text = f"--{name}: {text}"
-        lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
-    return "\n".join([*lines, "", "--helpfull also lists the flags of absl and TensorFlow."])
-
-
-def _nearest(name: str) -> str | None:
-    """The flag that a user most likely means by an unknown name: batch-size, lr, epochs, learning_rat, model_name."""
-    name, own = name.lower().replace("-", "_"), list(_own_flags())
-    candidates = [
-        *(flag for flag in own if flag == name),
-        *(flag for flag in own if "".join(word[0] for word in flag.split("_")) == name),
-        *(flag for flag in own if len(name) > 2 and name in flag),
-        *difflib.get_close_matches(name, own),
-        *(flag for flag in own if flag in name),
-    ]
-    return candidates[0] if candidates else None
-
-
-def _parse(argv: list[str], description: str = "") -> list[str]:
-    def fail(message):
-        print(f"{pathlib.Path(argv[0]).name}: {' '.join(message.split())} (see --help)", file=sys.stderr)
-        sys.exit(2)
-
-    if not {"-h", "-help", "--help", "--helpshort"}.isdisjoint(argv[1:]):
-        print(_help(description))
-        sys.exit(0)
-    try:
-        FLAGS.set_gnu_getopt(True)  # Flags may follow the folders that a shell expands --runs to.
-        extra = FLAGS(argv)[1:]
-    except flags.UnrecognizedFlagError as error:
-        nearest = _nearest(error.flagname)
-        fail(f"unknown flag --{error.flagname}" + (f": did you mean --{nearest}?" if nearest else ""))
-    except (flags.Error, UnicodeDecodeError) as error:  # The latter for a --flagfile that is not text.
-        fail(str(error))
-    if extra and "runs" in FLAGS and FLAGS.runs:
-        FLAGS.runs += extra
-    elif extra and "pictures" in FLAGS:
-        FLAGS.pictures += extra
-    elif extra:
-        fail(f"{extra[0]!r} is not a flag")
-    return argv[:1]
-
-
-def explain(error: Exception) -> str | None:
-    """What a user can do about an error, or which file it is about, in one line; None if the error does not say."""
-    if isinstance(error, UserError):
-        return str(error)
-    for reason in map(os.strerror, DISK_FULL):  # Libraries report it by errors of all kinds.
-        if reason in str(error):
-            return f"{reason}: make room, and start the same command again ({error})"
-    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
-        return "out of memory" + (": try a smaller --batch_size" if "batch_size" in FLAGS else "")
-    if isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return None
-
-
-def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
-    """Runs a program's main as absl does.
-
-    A user's mistake ends in one line on standard error, with exit status 2 if it is in a flag, else 1. So does an error
-    of the operating system that names a file. A bug ends in a traceback. If nobody reads the output, as after `| head`,
-    the program ends without a message. The help starts with the docstring of the module that defines `main`.
-    """
-
-    def guarded(argv):
-        if not FLAGS["verbosity"].present:  # absl's default would show all log messages of TFDS.
-            logging.set_verbosity(logging.WARNING)
-        try:
-            main(argv)
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
-        except Exception as error:
-            message = explain(error)
-            if message is None:
-                raise
-            start = "\n" if sys.stdout and sys.stdout.isatty() else ""  # To leave the line of the progress bar.
-            print(f"{start}{pathlib.Path(argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
-            sys.exit(1)
-
-    description = sys.modules[main.__module__].__doc__ or ""
-    try:
-        try:
-            app.run(guarded, argv, flags_parser=lambda argv: _parse(argv, description))
-        finally:
-            if sys.stdout:  # None if the program was started without one.
-                sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end.
-        sys.exit(128 + 13)  # As after SIGPIPE.

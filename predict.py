@@ -1,39 +1,38 @@
 """Classifies pictures with a trained network: python predict.py photo.jpg holiday/"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import concurrent.futures
 import contextlib
 import csv
-import io
 import itertools
+import mimetypes
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image, ImageOps
 
 import flags
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import evaluation, export, pictures, run_directory, tflite
+from training import evaluation, export, pictures, run_directory, stderr, tflite
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp")
-EXIF_ORIENTATION = 0x0112
-# How to turn an image upright, by its EXIF orientation; 1 is upright.
-TO_UPRIGHT = {
-    2: lambda image: image[:, ::-1],
-    3: lambda image: image[::-1, ::-1],
-    4: lambda image: image[::-1],
-    5: lambda image: image.swapaxes(0, 1),
-    6: lambda image: np.rot90(image, -1),
-    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
-    8: lambda image: np.rot90(image),
-}
+# Pillow warns of a picture of more pixels, and refuses one of more than twice as many. Phones take up to 200 million.
+Image.MAX_IMAGE_PIXELS = 100_000_000
+SUFFIXES = {suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN}
+
+
+def is_picture(path: pathlib.Path) -> bool:
+    """Returns whether a file's name is that of a picture, also of a kind that Pillow does not read, such as HEIC."""
+    kind, _ = mimetypes.guess_type(path.name)
+    return kind.startswith("image/") if kind else path.suffix.lower() in SUFFIXES
 
 
 def find_pictures(paths: Iterable[str]) -> list[pathlib.Path]:
@@ -42,40 +41,37 @@ def find_pictures(paths: Iterable[str]) -> list[pathlib.Path]:
     for path in map(pathlib.Path, paths):
         # Path.is_dir raises an error for some paths, such as one with too long a name.
         below = path.rglob("*") if os.path.isdir(path) else ()
-        within = sorted(file for file in below if file.suffix.lower() in SUFFIXES and os.path.isfile(file))
+        within = sorted(file for file in below if is_picture(file) and os.path.isfile(file))
         found += within or [path]
     return list(dict.fromkeys(found))
 
 
 def read_picture(path: pathlib.Path) -> np.ndarray | str:
-    """Reads a picture, and turns it upright if Pillow is installed.
+    """Reads a picture, or its first frame, turns it upright, and resizes it by `pictures.resize`.
+
+    Transparency is left out.
 
     Returns:
       (64, 64, 3) uint8, or why it cannot be read.
     """
     if os.path.isdir(path):
-        return f"holds no pictures ({', '.join(SUFFIXES)})"
+        return "holds no pictures"
     try:
-        contents = path.read_bytes()
-        image = pictures.decode(contents).numpy()
-    except OSError as error:
-        return error.strerror
-    except tf.errors.OpError:
-        return "not a picture that TensorFlow decodes (JPEG, PNG, BMP, GIF, WebP), or damaged"
-    upright = TO_UPRIGHT.get(exif_orientation(contents), lambda image: image)
+        with Image.open(path) as image:
+            image.load()
+            with contextlib.suppress(Exception):  # Of damaged EXIF data.
+                ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "F":
+                return "holds floats of an unknown range: convert it to 8 or 16 bits"
+            if image.mode.startswith("I"):  # 16 bits, which `convert` would clip to 8.
+                image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
+            pixels = np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError:
+        return f"has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels: make it smaller"
+    except Exception as error:  # Pillow raises errors of many kinds. Only those of the system have a `strerror`.
+        return getattr(error, "strerror", None) or "not a picture that Pillow reads, or damaged: save it as JPEG or PNG"
     with tf.device("CPU:0"):  # A large photo is not worth the way to a GPU.
-        return pictures.resize(upright(image)).numpy()
-
-
-def exif_orientation(contents: bytes) -> int:
-    """Returns the EXIF orientation of a picture, 1 to 8; 1 if there is none, or Pillow is not installed."""
-    try:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(contents), formats=("JPEG", "PNG", "WEBP")) as image:
-            return image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # Pillow raises errors of many kinds.
-        return 1
+        return pictures.resize(pixels).numpy()
 
 
 def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
@@ -93,7 +89,8 @@ def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
         classify = tf.function(lambda images: model(images, training=False), input_signature=signature)
     else:
         if FLAGS.weights and run_directory.dataset_of(file := pathlib.Path(FLAGS.weights)) != "full":
-            raise UserError(f"{file} has other classes than Tiny ImageNet: use --run_dir={file.parent}")
+            run_dir = shlex.quote(str(file.parent))
+            raise UserError(f"{file} has other classes than Tiny ImageNet: use --run_dir={run_dir}")
         model = export.load_weights(FLAGS.model, FLAGS.weights or weights.SHIPPED)
         classify, classes = evaluation.classifier(model, weights.mean_image()), weights.classes()
     return lambda images: export.best_classes(classify(images), classes)
@@ -109,10 +106,12 @@ def main(_) -> None:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
         write = print_picture
         if FLAGS.csv:
-            write = write_csv(stack.enter_context(open(FLAGS.csv, "w", newline="", errors="surrogateescape")))
+            # A file's name need not be text.
+            file = open(FLAGS.csv, "w", newline="", encoding="utf-8", errors="surrogateescape")
+            write = write_csv(stack.enter_context(file))
         for start in range(0, len(files), FLAGS.batch_size):
             batch = files[start : start + FLAGS.batch_size]
-            with training.quiet():  # TensorFlow's decoders also log the errors that they raise.
+            with stderr.quiet():  # Pillow warns of pictures, and libtiff logs its errors.
                 images = dict(zip(batch, pool.map(read_picture, batch), strict=True))
             for path in [path for path, image in images.items() if isinstance(image, str)]:
                 print(f"predict.py: {path}: {images.pop(path)}", file=sys.stderr)
@@ -131,7 +130,7 @@ def main(_) -> None:
 
 def print_picture(path: pathlib.Path, best: Iterable[tuple[str, str, float]]) -> None:
     """Prints the best classes of a picture: WordNet id, words and probability of each."""
-    print(os.fsencode(path).decode(errors="replace"))  # A file's name need not be UTF-8.
+    print(path)
     for wnid, words, probability in best:
         print(f"{probability:8.2%}  {wnid}  {words}")
 
@@ -151,4 +150,4 @@ def write_csv(file: TextIO) -> Callable[[pathlib.Path, Iterable[tuple[str, str, 
 
 if __name__ == "__main__":
     flags.define_predict_flags()
-    flags.run(main)
+    cli.run(main)

@@ -4,7 +4,7 @@ Writes one network's mistakes on the validation images, with the paper's Figure 
 python report.py --mistakes=runs/googlenet, or --mistakes=resnet20 for the trained weights in weights/
 """
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import os
 import pathlib
@@ -77,4 +77,4 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.define_report_flags()
-    flags.run(main)
+    cli.run(main)

@@ -1,8 +1,9 @@
 """Trains a network on Tiny ImageNet: python train.py --model=googlenet --learning_rate=0.1"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
+import shlex
 import tempfile
 
 import keras
@@ -81,10 +82,11 @@ def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
 
 
 def print_next_steps(run_dir: pathlib.Path) -> None:
-    print(f"Look at the curves:   tensorboard --logdir {run_dir}")
+    quoted = shlex.quote(str(run_dir))
+    print(f"Look at the curves:   tensorboard --logdir {quoted}")
     if not FLAGS.final_scores:
-        print(f"Score the ten crops:  python evaluate.py --run_dir={run_dir} --ten_crop")
-    print(f"Write the report:     python report.py --runs={run_dir}")
+        print(f"Score the ten crops:  python evaluate.py --run_dir={quoted} --ten_crop")
+    print(f"Write the report:     python report.py --runs={quoted}")
 
 
 def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:
@@ -243,4 +245,4 @@ def finish(model: keras.Model, data: input_pipeline.TinyImageNet, run_dir: pathl
 
 if __name__ == "__main__":
     flags.define_train_flags()
-    flags.run(main)
+    cli.run(main)

@@ -4,7 +4,7 @@ For each network, images a second by the centre crop and by the ten crops, from 
 batches, the fastest counts.
 """
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import time
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import flags
 
 import models
-from flags import FLAGS, run
+from flags import FLAGS
 from models.layers import to_plain_keras
 from tiny_imagenet import crops
 from training import evaluation
@@ -47,4 +47,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -5,7 +5,7 @@ decoded array that this project reads too: the ratio to it compares the pipeline
 the archive: the ratio to it includes the decoding, which this project does once, before training.
 """
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import functools
 import importlib.util
@@ -21,13 +21,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
-from flags import DATASETS, FLAGS, define_data_flags, run
+from flags import FLAGS, define_data_flags
 from tiny_imagenet import crops, input_pipeline
 
 WORKERS = os.cpu_count()
 
 define_data_flags()
-flags.DEFINE_enum("dataset", "full", DATASETS, "Tiny ImageNet, or pictures drawn by code.")
+flags.DEFINE_enum("dataset", "full", input_pipeline.DATASETS, "Tiny ImageNet, or pictures drawn by code.")
 flags.DEFINE_integer("batch_size", 256, "Images per batch.", lower_bound=1)
 flags.DEFINE_float("seconds", 10.0, "How long each of the three is measured.", lower_bound=0.1)
 flags.DEFINE_integer("files", 20_000, "JPEG files to write, at most, for PyTorch to read.", lower_bound=1)
@@ -135,4 +135,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

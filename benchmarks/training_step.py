@@ -5,7 +5,7 @@ PyTorch, in both memory formats, if PyTorch is installed; and, as a yardstick, t
 matrix-product rate. The implementations take turns, and the fastest round counts, to reduce noise from other load.
 """
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import flags
 
 import models
-from flags import FLAGS, run
+from flags import FLAGS
 from models import cost
 from tiny_imagenet import crops
 from training import step
@@ -153,4 +153,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -92,19 +92,18 @@ def build(
       `include_top`, it returns features: (N, H, W, C), or (N, C) with `pooling`.
 
     Raises:
-      ValueError: if no network has that name, if its builder names the model otherwise, if the arguments do not fit the
-        network or each other, or if the weights do not exist, are damaged or are of another network.
+      ValueError: if no network has that name, if its builder names the model otherwise, if the arguments do not fit,
+        or if the weights do not exist, are damaged or are of another network.
     """
     if name not in REGISTRY:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(REGISTRY)}")
     if pooling not in POOLINGS or (pooling and include_top):
         raise ValueError(f"pooling must be None, or 'avg' or 'max' with include_top=False, not {pooling!r}")
     network = REGISTRY[name]
-    if weights == weight_files.SHIPPED and num_classes != weight_files.NUM_CLASSES:
+    if weights == weight_files.SHIPPED and num_classes != (trained := weight_files.NUM_CLASSES):
         if include_top:
-            needed = f"num_classes={weight_files.NUM_CLASSES} or include_top=False"
-            raise ValueError(f"weights={weights!r} needs {needed}, not {num_classes=}")
-        num_classes = weight_files.NUM_CLASSES
+            raise ValueError(f"{weights=} needs num_classes={trained} or include_top=False, not {num_classes=}")
+        num_classes = trained
     if tuple(input_shape) != INPUT_SHAPE:
         if "input_shape" not in network.arguments():
             raise ValueError(f"{name} ends in dense layers, so its input_shape is {INPUT_SHAPE}, not {input_shape}")

@@ -5,12 +5,15 @@ import os
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # On a GPU too, float32 is float32.
 USERS_ENVIRONMENT = dict(os.environ)  # As it is before `training` sets TensorFlow's.
 
-import training  # noqa: E402, F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import stderr  # noqa: E402, I001  # `training` sets TensorFlow's environment, so it comes first.
+
+with stderr.quiet():  # What TensorFlow's libraries log while they load.
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
 
 import concurrent.futures  # noqa: E402
-import contextlib  # noqa: E402
 import importlib  # noqa: E402
-import io  # noqa: E402
 import pathlib  # noqa: E402
 import signal  # noqa: E402
 import subprocess  # noqa: E402
@@ -18,9 +21,8 @@ import sys  # noqa: E402
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
-import tensorflow as tf  # noqa: E402
 
-import flags  # noqa: E402
+import command_line  # noqa: E402
 import small  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -83,26 +85,16 @@ def run_main():
     def run(script, *arguments, terminal=None):
         name = script.removesuffix(".py")
         main = importlib.import_module(name).main
-        others, policy = set(flags.FLAGS), keras.config.dtype_policy()
+        policy = keras.config.dtype_policy()
         signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGCONT") if hasattr(signal, name)]
         handlers = {signum: signal.getsignal(signum) for signum in signals}
-        getattr(flags, f"define_{name.rpartition('.')[2]}_flags")()
-        own = set(flags.FLAGS) - others
-        argv = [script, *map(str, arguments)]
-        stdout, stderr = io.StringIO(), io.StringIO()
         try:
-            with contextlib.redirect_stdout(terminal or stdout), contextlib.redirect_stderr(terminal or stderr):
-                flags.run(main, argv)
-        except SystemExit as exit:
-            returncode = exit.code or 0
+            with command_line.defined(name.rpartition(".")[2]):
+                return command_line.run(main, [script, *map(str, arguments)], terminal)
         finally:
-            for flag in own:
-                delattr(flags.FLAGS, flag)
-            flags.FLAGS.unparse_flags()
             keras.config.set_dtype_policy(policy)
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
-        return subprocess.CompletedProcess(argv, returncode, stdout.getvalue(), stderr.getvalue())
 
     return run
 

@@ -16,7 +16,7 @@ from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import training  # noqa: E402, F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: E402, I001  # It loads TensorFlow, so it comes first.
 
 import keras  # noqa: E402
 from keras import layers  # noqa: E402
@@ -76,4 +76,4 @@ if __name__ == "__main__":
 
     with registered():
         flags.define_train_flags()
-        flags.run(train.main)
+        cli.run(train.main)

@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -104,6 +105,8 @@ def test_python_block_runs(block, page, working_folder, synthetic_data_dir, monk
     monkeypatch.setattr(tiny_imagenet_dataset_builder.Builder, "DEFAULT_BUILDER_CONFIG_NAME", "synthetic")
     monkeypatch.setattr(constants, "DATA_DIR", str(synthetic_data_dir))
     monkeypatch.setattr(plt, "show", plt.close)
+    fit, short = keras.Model.fit, {"epochs": 1, "steps_per_epoch": 2, "validation_steps": 1}
+    monkeypatch.setattr(keras.Model, "fit", lambda model, *args, **kwargs: fit(model, *args, **kwargs | short))
     exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
 
 

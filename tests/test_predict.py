@@ -3,18 +3,23 @@
 import csv
 import json
 import os
+import pathlib
 import re
+import runpy
 import shutil
 
 import keras
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+import tensorflow as tf
+from PIL import Image
 
 import models
 import predict
 from models import weights
+from training import pictures
 
+DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 RNG = np.random.default_rng(0)
 LINE = re.compile(r" *(\d+\.\d\d)%  (n\d{8})  (.+)")
 
@@ -109,25 +114,142 @@ def test_what_is_no_picture_does_not_stop_the_others(run_main, folder, synthetic
     assert len(read_csv(tmp_path / "out.csv")) == 7
 
 
+def test_a_folder_with_pictures_of_many_kinds(run_main, synthetic_run, validation, tmp_path):
+    """Those of a kind that Pillow cannot read are named; files that are no pictures are passed over."""
+    names = ("a.JPG", "b.jfif", "c.tif", "d.webp", "e.bmp", "f.tga", "g.pgm")
+    for name, image in zip(names, validation, strict=False):
+        Image.fromarray(image).convert("L").save(tmp_path / name)
+    for name in ("h.heic", "i.svg", "film.mpg", "letter.pdf", "model.h5", "notes", "notes.txt"):
+        (tmp_path / name).write_text("contents")
+    result = run_main("predict.py", f"--run_dir={synthetic_run}", f"--csv={tmp_path / 'out.csv'}", tmp_path)
+    assert result.returncode == 1 and "7 of 9 pictures" in result.stdout
+    assert [line.split(": ")[1] for line in result.stderr.splitlines()] == [f"{tmp_path}/h.heic", f"{tmp_path}/i.svg"]
+    assert [path for path, _ in read_csv(tmp_path / "out.csv")] == [str(tmp_path / name) for name in names]
+
+
 def test_weights_of_a_run_on_other_classes_are_refused(run_main, folder, synthetic_run, tmp_path, assert_one_line):
-    (tmp_path / "a.weights.h5").touch()
-    shutil.copy(synthetic_run / "config.json", tmp_path)
-    result = run_main("predict.py", folder, "--model=baseline", f"--weights={tmp_path}/a.weights.h5")
-    assert_one_line(result, 1, f"use --run_dir={tmp_path}")
+    run = tmp_path / "moved 2"
+    run.mkdir()
+    (run / "a.weights.h5").touch()
+    shutil.copy(synthetic_run / "config.json", run)
+    result = run_main("predict.py", folder, "--model=baseline", f"--weights={run}/a.weights.h5")
+    assert_one_line(result, 1, f"use --run_dir='{run}'")
 
 
-@pytest.mark.parametrize("name", ["photo.jpg", "photo.png"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_are_turned_upright_as_pillow_does(orientation, name, tmp_path):
+UPRIGHT = {  # By the meaning of the EXIF orientation: where the first row and the first column belong.
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.tif", "photo.webp"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_photos_are_turned_upright(orientation, name, tmp_path):
+    image = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((64, 64), Image.BICUBIC)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = Image.fromarray(RNG.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((161, 130), Image.BICUBIC)
-    image.save(tmp_path / name, quality=100, subsampling=0, exif=exif)
-    upright = ImageOps.exif_transpose(Image.open(tmp_path / name))
-    left, top = (upright.width - 130) // 2, (upright.height - 130) // 2
-    expected = upright.crop((left, top, left + 130, top + 130)).resize((64, 64), Image.LANCZOS)
-    difference = np.abs(predict.read_picture(tmp_path / name).astype(int) - np.asarray(expected))
-    assert difference.mean() < 3 and difference.max() < 20  # The DCTs differ; upside down it is tens.
+    options = {"quality": 100, "subsampling": 0} if name == "photo.jpg" else {"lossless": True}
+    image.save(tmp_path / name, exif=exif, **options)
+    difference = predict.read_picture(tmp_path / name) - UPRIGHT[orientation](np.asarray(image)).astype(int)
+    assert np.abs(difference).max() <= (8 if name == "photo.jpg" else 0)
+
+
+def test_damaged_exif_data_do_not_matter(tmp_path):
+    image = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png", exif=b"Exif\0\0not EXIF data")
+    np.testing.assert_array_equal(predict.read_picture(tmp_path / "a.png"), image)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_are_scaled(channels, tmp_path):
+    """As TensorFlow does."""
+    image = RNG.integers(0, 2**16, (64, 64, channels), dtype=np.uint16)
+    contents = tf.io.encode_png(image).numpy()
+    (tmp_path / "a.png").write_bytes(contents)
+    np.testing.assert_array_equal(predict.read_picture(tmp_path / "a.png"), pictures.decode(contents))
+
+
+def test_16_bits_of_other_formats(tmp_path):
+    image = RNG.integers(0, 2**16, (64, 64), dtype=np.uint16)
+    (tmp_path / "a.pgm").write_bytes(b"P5 64 64 65535\n" + image.astype(">u2").tobytes())
+    Image.fromarray(image).save(tmp_path / "a.tif")
+    for name in ("a.pgm", "a.tif"):
+        np.testing.assert_array_equal(predict.read_picture(tmp_path / name), np.dstack(3 * [image // 256]))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.gif", "a.webp", "a.tif"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1"])
+def test_kinds_of_pixels(mode, name, tmp_path):
+    """In colours that each mode holds exactly, red, white and black but for grey; transparent ones keep theirs."""
+    palette = np.array([(0, 0, 0), (255, 255, 255), (255, 0, 0) if mode not in ("L", "1") else (0, 0, 0)], np.uint8)
+    image = palette[RNG.integers(0, 3, (64, 64))]
+    pillow = Image.fromarray(image)
+    if mode == "RGBA":
+        pillow.putalpha(Image.fromarray(RNG.integers(1, 256, (64, 64), dtype=np.uint8)))
+    else:
+        pillow = pillow.quantize(3) if mode == "P" else pillow.convert(mode)
+    options = {"lossless": True, "exact": True} if name == "a.webp" else {}
+    pillow.save(tmp_path / name, **options)
+    np.testing.assert_array_equal(predict.read_picture(tmp_path / name), image)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+def test_cyan_magenta_yellow_and_black(name, tmp_path):
+    Image.new("CMYK", (64, 64), (0, 255, 255, 0)).save(tmp_path / name)
+    np.testing.assert_allclose(predict.read_picture(tmp_path / name), np.full((64, 64, 3), (255, 0, 0)), atol=2)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+def test_the_first_frame(name, tmp_path):
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    options = {"lossless": True} if name == "a.webp" else {}
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(tmp_path / name).n_frames == 2
+    np.testing.assert_array_equal(predict.read_picture(tmp_path / name), np.asarray(frames[0]))
+
+
+def test_a_large_photo_is_cut_and_resized(tmp_path):
+    image = RNG.integers(0, 256, (130, 161, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(predict.read_picture(tmp_path / "a.png"), pictures.resize(image))
+
+
+def test_what_cannot_be_read(tmp_path):
+    def reason(name, contents):
+        (tmp_path / name).write_bytes(contents)
+        return predict.read_picture(tmp_path / name)
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "whole.jpg", exif=exif)
+    photo = (tmp_path / "whole.jpg").read_bytes()
+    assert "not a picture" in reason("truncated.jpg", photo[: len(photo) // 2])
+    assert "not a picture" in reason("damaged.jpg", photo.replace(b"\xff\xdb", b"\xff\xfe"))  # Without its tables.
+    assert "not a picture" in reason("empty.jpg", b"")
+    assert "200 million pixels" in reason("bomb.ppm", b"P6 20000 10001 255\n")
+    Image.fromarray(np.zeros((64, 64), np.float32)).save(tmp_path / "floats.tif")
+    assert "floats" in predict.read_picture(tmp_path / "floats.tif")
+
+
+def test_the_example_is_recognised(run_main):
+    """Its best five are those that the page shows, and docs/draw_example.py draws it."""
+    page = (DOCS / "own_pictures.md").read_text()
+    shown = page.partition("\ndocs/example.png\n")[2].partition("```")[0].splitlines()
+    result = run_main("predict.py", DOCS / "example.png")
+    assert (result.returncode, result.stderr) == (0, "")
+    given = [LINE.fullmatch(line).groups() for line in result.stdout.splitlines()[1:]]
+    for (percent, wnid, words), line in zip(given, shown, strict=True):
+        expected_percent, *expected = LINE.fullmatch(line).groups()
+        assert [wnid, words] == expected and float(percent) == pytest.approx(float(expected_percent), abs=0.1)
+    assert given[0][2] == "school bus" and float(given[0][0]) > 99
+    drawn = np.asarray(runpy.run_path(str(DOCS / "draw_example.py"))["draw"]()).astype(int)
+    assert np.abs(drawn - np.asarray(Image.open(DOCS / "example.png"))).mean() < 0.5  # Pillow's versions may differ.
 
 
 def test_every_way_gives_the_same(run_main, folder, synthetic_run, synthetic_data_dir, tmp_path):
@@ -185,7 +307,7 @@ def test_shipped_weights(run_main, folder, tmp_path, monkeypatch, validation):
 
 def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "index", dict)
-    shutil.copytree(synthetic_run, tmp_path / "unfinished", ignore=shutil.ignore_patterns("model.keras"))
+    shutil.copytree(synthetic_run, tmp_path / "not finished", ignore=shutil.ignore_patterns("model.keras"))
     shutil.copy(synthetic_run / "model.keras", tmp_path / "model.tflite")
     picture = folder / "0.PNG"
     for status, arguments, words in (
@@ -195,7 +317,11 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
         (2, [picture, "--model=googlenet", "--run_dir=run"], ["model", "run_dir"]),
         (1, [], ["name pictures"]),
         (1, [picture, f"--run_dir={tmp_path / 'nosuch'}"], ["nosuch/model.keras does not exist"]),
-        (1, [picture, f"--run_dir={tmp_path / 'unfinished'}"], ["unfinished/model.keras", "--export_only"]),
+        (
+            1,
+            [picture, f"--run_dir={tmp_path / 'not finished'}"],
+            ["not finished/model.keras does not", f"--run_dir='{tmp_path / 'not finished'}' --export_only"],
+        ),
         (1, [picture, f"--saved_model={tmp_path / 'nosuch'}"], ["nosuch does not exist"]),
         (1, [picture, f"--tflite={tmp_path / 'nosuch.tflite'}"], ["nosuch.tflite"]),
         (1, [picture, f"--tflite={tmp_path / 'model.tflite'}"], ["model.tflite is damaged"]),
@@ -207,12 +333,16 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
 
 
 def test_as_a_program(run_script, run_main, folder, tmp_path, synthetic_run, oracle, validation):
-    """In a process of its own: it says nothing but its answers."""
-    picture = (folder / "0.PNG").rename(folder / os.fsdecode(b"caf\xe9.PNG"))  # Not UTF-8.
-    result = run_script("predict.py", picture, f"--run_dir={synthetic_run}")
+    """In a process of its own: it says nothing but its answers. Names of files need not be text of the terminal's."""
+    names = (folder / os.fsdecode(b"caf\xe9.PNG"), folder / "你好.PNG")
+    named = [(folder / f"{number}.PNG").rename(name) for number, name in zip((0, 2), names, strict=True)]
+    named = [*named, f"--run_dir={synthetic_run}"]
+    result = run_script("predict.py", *named, PYTHONIOENCODING="cp1252")
     assert (result.returncode, result.stderr) == (0, "")
-    assert oracle(validation[:1])[0][0][1] in result.stdout.splitlines()[1]
-    assert (
-        run_main("predict.py", picture, f"--run_dir={synthetic_run}", f"--csv={tmp_path / 'out.csv'}").returncode == 0
-    )
-    assert os.fsencode(picture) in (tmp_path / "out.csv").read_bytes()
+    lines = result.stdout.splitlines()
+    assert lines[::6] == [f"{folder}/caf\\udce9.PNG", f"{folder}/\\u4f60\\u597d.PNG"]
+    for line, best in zip(lines[1::6], oracle(validation[[0, 2]]), strict=True):
+        assert best[0][1] in line
+    assert run_main("predict.py", *named, f"--csv={tmp_path / 'out.csv'}").returncode == 0
+    for name in names:
+        assert os.fsencode(name) in (tmp_path / "out.csv").read_bytes()

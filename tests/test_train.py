@@ -7,10 +7,12 @@ import os
 import pathlib
 import random
 import re
+import shlex
 import signal
 import subprocess
 import threading
 import time
+import types
 
 import keras
 import numpy as np
@@ -144,6 +146,14 @@ def events(run_dir):
         for event in map(event_pb2.Event.FromString, records.as_numpy_iterator()):
             found += [(name, event.step, value.tag) for value in event.summary.value]
     return sorted(found)
+
+
+def test_next_steps_are_quoted_for_the_shell(capsys, monkeypatch):
+    monkeypatch.setattr(train, "FLAGS", types.SimpleNamespace(final_scores=False))
+    train.print_next_steps(pathlib.Path("moved 2"))
+    commands = [line.partition(":")[2] for line in capsys.readouterr().out.splitlines()]
+    run = ["moved 2", "--run_dir=moved 2", "--runs=moved 2"]
+    assert [word for command in commands for word in shlex.split(command) if "moved" in word] == run
 
 
 def test_run_directory(synthetic_run):

@@ -17,6 +17,7 @@ from tiny_imagenet import crops, preparation
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 
+DATASETS = tuple(Builder.builder_configs)
 AUGMENTATIONS = ("ten_crop", "uniform", "all_crops")
 PARALLEL_CALLS = 8  # Batches made at a time. More are not faster, because each holds Python's lock.
 
@@ -60,7 +61,7 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
     """Loads the dataset, and prepares it first if needed: downloads the archive, writes TFDS' shards, decodes them.
 
     Args:
-      dataset: The builder's configuration, "full" or "synthetic".
+      dataset: The builder's configuration, one of DATASETS.
       data_dir: The folder for prepared data; TFDS' default, ~/tensorflow_datasets, if None.
       archive: Path of a copy of the archive, to use instead of downloading it.
 
@@ -69,7 +70,9 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
         cannot be written or has no room.
       OSError: if `data_dir` cannot be read.
     """
-    builder = _prepared(dataset, data_dir, archive)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    builder = preparation.prepare(dataset, data_dir, archive)
     decoded = pathlib.Path(builder.data_dir) / "decoded"
     image = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
     splits = {}
@@ -100,7 +103,7 @@ def load_boxes(
     Raises:
       UserError, OSError: as `load`.
     """
-    builder = _prepared(dataset, data_dir, archive)
+    builder = preparation.prepare(dataset, data_dir, archive)
     examples = builder.as_dataset(
         split=split,
         decoders={"image": tfds.decode.SkipDecoding()},
@@ -113,15 +116,9 @@ def load_boxes(
         raise UserError(f"{problem}: delete it, and it is prepared again") from error
 
 
-def _prepared(dataset: str, data_dir: str | None, archive: str | None) -> tfds.core.DatasetBuilder:
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    return preparation.prepare(lambda: tfds.builder(f"tiny_imagenet/{dataset}", data_dir=data_dir, archive=archive))
-
-
 def train_size(dataset: str) -> int:
     """Returns the number of training images of a dataset that need not be prepared yet."""
-    (config,) = (config for config in Builder.BUILDER_CONFIGS if config.name == dataset)
+    config = Builder.builder_configs[dataset]
     return config.num_classes * config.train_per_class
 
 

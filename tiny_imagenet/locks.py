@@ -2,13 +2,9 @@
 
 import contextlib
 import pathlib
-import time
 from collections.abc import Callable, Iterator
-from typing import IO
 
 import portalocker
-
-POLL_SECONDS = 0.1
 
 
 @contextlib.contextmanager
@@ -27,22 +23,14 @@ def lock(path: pathlib.Path, when_taken: Callable[[], None]) -> Iterator[bool]:
     Raises:
       OSError: if the file cannot be opened.
     """
+    # Not portalocker.Lock: in portalocker 3 its error for a file system without locks is that for a taken lock.
     with open(path, "ab") as file:
-        waiting = False
-        while (locked := _try_lock(file)) is None:
-            if not waiting:
-                when_taken()
-            waiting = True
-            time.sleep(POLL_SECONDS)
+        locked = True
+        try:
+            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+        except portalocker.AlreadyLocked:
+            when_taken()
+            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE)
+        except portalocker.LockException:
+            locked = False
         yield locked
-
-
-def _try_lock(file: IO) -> bool | None:
-    """Returns None if another process holds the lock, False if the file system does not support locks."""
-    try:
-        portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-    except portalocker.AlreadyLocked:
-        return None
-    except portalocker.LockException:
-        return False
-    return True

@@ -4,13 +4,14 @@ Preparation is crash-safe: a folder gets its final name only when it is complete
 the next one removes what a killed process left behind.
 """
 
+import contextlib
 import errno
 import os
 import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -24,27 +25,54 @@ DECODE_BATCH = 500
 LOCK_FILE = "prepare.lock"
 
 
-def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.DatasetBuilder:
+def prepare(dataset: str, data_dir: str | None, archive: str | None) -> tfds.core.DatasetBuilder:
     """Returns a builder whose data is prepared, with the decoded arrays in the folder "decoded" of its data_dir.
 
     If the data is already prepared, it writes nothing.
 
     Args:
-      make_builder: Makes the builder. It is called again when the data is prepared, because a builder reads what is
-        there when it is made.
+      dataset: The builder's configuration.
+      data_dir: The folder for prepared data; TFDS' default if None.
+      archive: Path of a copy of the archive, to use instead of downloading it.
 
     Raises:
       UserError: if the archive or the prepared data is missing or damaged, if the download fails, or if data_dir cannot
         be written or has no room.
       OSError: if data_dir cannot be read.
     """
-    folder, file_format = "the prepared data", tfds.core.FileFormat.TFRECORD
+    builder = _builder(dataset, data_dir, archive)
+    folder = pathlib.Path(builder.data_dir)
+    if (folder / "decoded").exists():
+        return builder
+    file_format = builder.info.file_format
+    if folder.exists() and file_format is not tfds.core.FileFormat.TFRECORD:
+        raise UserError(
+            f"{folder} was prepared as {file_format.value}, which cannot be read here: give another --data_dir, or "
+            "delete it and it is prepared again"
+        )
     try:
-        builder = make_builder()
+        builder.download_and_prepare()
+        with lock(folder):
+            if not (folder / "decoded").exists():
+                _decode(builder, folder / "decoded")
+    except Exception as error:
+        # TFDS turns TensorFlow's ResourceExhaustedError of a full disk into RuntimeError.
+        for reason in map(os.strerror, (*DISK_FULL, errno.EFBIG)):
+            if reason in str(error):
+                remedy = "the real data takes about 1.7 GB; make room, or give another --data_dir"
+                raise UserError(f"cannot prepare the data in {folder.parent}: {reason}: {remedy}") from error
+        raise
+    return builder
+
+
+def _builder(dataset: str, data_dir: str | None, archive: str | None) -> tfds.core.DatasetBuilder:
+    """Returns the builder, after checking TFDS' files about data that is already prepared."""
+    folder = "the prepared data"
+    try:
+        builder = tfds.builder_cls("tiny_imagenet")(config=dataset, data_dir=data_dir, archive=archive)
         folder = pathlib.Path(builder.data_dir)
         if folder.exists():
             words, _ = builder.info.metadata["words"], builder.info.splits["train"]
-            file_format = builder.info.file_format
             labels = folder / "label.labels.txt"
             wnids = re.findall(r"^n\d{8}$", labels.read_text(), re.MULTILINE) if labels.exists() else []
             if len(set(wnids)) != len(words):
@@ -53,13 +81,17 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
         raise
     except Exception as error:  # TFDS does not check these files.
         raise _damaged(folder, f"dataset_info.json, metadata.json or label.labels.txt: {error}") from error
-    if (folder / "decoded").exists():
-        return builder
-    if file_format is not tfds.core.FileFormat.TFRECORD:
-        raise UserError(
-            f"{folder} was prepared as {file_format.value}, which cannot be read here: give another --data_dir, or "
-            "delete it and it is prepared again"
-        )
+    return builder
+
+
+@contextlib.contextmanager
+def lock(data_dir: str | os.PathLike) -> Iterator[None]:
+    """Lets one process at a time prepare a builder's data_dir, and removes what killed processes left behind.
+
+    Raises:
+      UserError: if the lock file cannot be written.
+    """
+    folder = pathlib.Path(data_dir)
 
     def wait():
         print(f"waiting for another process to prepare the data in {folder.parent}", file=sys.stderr, flush=True)
@@ -71,32 +103,15 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
         remedy = "the data is not prepared there yet; give a --data_dir that can be written"
         raise UserError(f"{folder.parent}: {error.strerror}: {remedy}") from error
     with locks.lock(folder.parent / LOCK_FILE, wait) as locked:
-        builder = make_builder()
-        if not (folder / "decoded").exists():
-            if locked:  # Without a lock, another process may still be writing them.
-                _clean_up(folder)
-            try:
-                builder.download_and_prepare()
-                _decode(builder, folder / "decoded")
-            except Exception as error:
-                # TFDS turns TensorFlow's ResourceExhaustedError of a full disk into RuntimeError.
-                for reason in map(os.strerror, (*DISK_FULL, errno.EFBIG)):
-                    if reason in str(error):
-                        remedy = "the real data takes about 1.7 GB; make room, or give another --data_dir"
-                        raise UserError(f"cannot prepare the data in {folder.parent}: {reason}: {remedy}") from error
-                raise
-    return builder
-
-
-def _clean_up(folder: pathlib.Path) -> None:
-    """Removes what killed processes left of `folder`, data_dir/tiny_imagenet/CONFIG/VERSION."""
-    leftovers = [
-        *folder.glob("decoded.incomplete.*"),
-        *folder.parent.glob(f"incomplete.*_{folder.name}"),
-        *folder.parents[2].glob("downloads/*tiny-imagenet-200*.tmp.*"),
-    ]
-    for path in leftovers:
-        shutil.rmtree(path, ignore_errors=True)
+        if locked:  # Without a lock, another process may still be writing them.
+            leftovers = [
+                *folder.glob("decoded.incomplete.*"),
+                *folder.parent.glob(f"incomplete.*_{folder.name}"),
+                *folder.parents[2].glob("downloads/*tiny-imagenet-200*.tmp.*"),
+            ]
+            for path in leftovers:
+                shutil.rmtree(path, ignore_errors=True)
+        yield
 
 
 def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:

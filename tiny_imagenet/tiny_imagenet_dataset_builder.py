@@ -1,6 +1,5 @@
 """Tiny ImageNet as a TFDS dataset."""
 
-import copy
 import dataclasses
 import io
 import os
@@ -9,9 +8,10 @@ from collections.abc import Iterator
 import tensorflow_datasets.public_api as tfds
 from tensorflow_datasets.core.download import downloader
 
-from tiny_imagenet import synthetic
-from tiny_imagenet.archive import IMAGE_SIZE, Archive, Image
+from tiny_imagenet import preparation, synthetic
+from tiny_imagenet.archive import IMAGE_SIZE, Archive
 from tiny_imagenet.errors import DISK_FULL, UserError
+from tiny_imagenet.index import Image, read_index
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _BATCH = 500
@@ -36,7 +36,7 @@ class TinyImagenetConfig(tfds.core.BuilderConfig):
     synthetic: bool = False
 
     def counts(self) -> dict[str, int]:
-        """Returns the four numbers by name: the arguments of Archive.index."""
+        """Returns the four numbers by name: the arguments of read_index."""
         return {
             "num_classes": self.num_classes,
             "train_per_class": self.train_per_class,
@@ -61,9 +61,25 @@ def with_words(info: tfds.core.DatasetInfo) -> tfds.core.DatasetInfo:
         raise ValueError(f"{info.full_name} is not prepared: call download_and_prepare() of its builder first")
     names = [words.split(",")[0] for words in info.metadata["words"]]
     features = {**info.features, "label": tfds.features.ClassLabel(names=names)}
-    copied = copy.copy(info)
-    copied.__setstate__(info.__getstate__() | {"features": tfds.features.FeaturesDict(features)})
-    return copied
+    identity = tfds.core.DatasetIdentity(
+        name=info.name,
+        version=info.version,
+        data_dir=info.data_dir,
+        module_name=info.module_name,
+        config_name=info.config_name,
+        config_description=info.config_description,
+        release_notes=info.release_notes,
+    )
+    return tfds.core.DatasetInfo(
+        builder=identity,
+        description=info.description,
+        features=tfds.features.FeaturesDict(features),
+        supervised_keys=info.supervised_keys,
+        homepage=info.homepage,
+        citation=info.citation,
+        metadata=info.metadata,
+        split_dict=info.splits,
+    )
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -72,11 +88,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     Args:
         archive: path of a copy of tiny-imagenet-200.zip, or of its unpacked folder, to read instead of downloading
             it. Its content is checked, not its checksum.
-        **kwargs: arguments of every TFDS builder (data_dir, config, version).
+        data_dir: as of every TFDS builder: the folder for prepared data, by default the environment variable
+            TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        **kwargs: the other arguments of every TFDS builder (config, version).
 
     Raises:
-        UserError: `archive` is given for synthetic data. download_and_prepare raises it if the archive is missing or
-            damaged, or if the download fails.
+        UserError: `archive` is given for synthetic data, or the home folder that `data_dir` refers to is not known.
+            download_and_prepare raises it if the archive is missing or damaged, if the download fails, or if the data
+            cannot be written.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -94,12 +113,34 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ]
     DEFAULT_BUILDER_CONFIG_NAME = "full"
 
-    def __init__(self, *, archive: str | os.PathLike | None = None, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self, *, archive: str | os.PathLike | None = None, data_dir: str | os.PathLike | None = None, **kwargs
+    ):
+        super().__init__(data_dir=data_dir and os.path.expanduser(data_dir), **kwargs)
+        root = os.fspath(self.data_dir_root)
+        if root.startswith("~"):  # TFDS would make a folder of this name.
+            remedy = "pass --data_dir=PATH (in Python, data_dir=PATH), or set HOME or TFDS_DATA_DIR to an absolute path"
+            raise UserError(f"{root}: the home folder is not known: {remedy}")
         if archive is not None and self.builder_config.synthetic:
             raise UserError(f"{self.builder_config.name} data needs no archive: remove archive={archive}")
         self._archive = archive
-        self._original_state["archive"] = archive  # A builder is unpickled from these arguments.
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"archive": self._archive}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._archive = state["archive"]
+
+    def download_and_prepare(self, **kwargs) -> None:
+        """Prepares the data as TFDS does, in one process at a time. It removes what killed processes left behind."""
+        if self.data_path.exists() or "://" in self.data_dir:  # A bucket has no locks.
+            super().download_and_prepare(**kwargs)
+            return
+        with preparation.lock(self.data_dir):
+            if self.data_path.exists():  # Another process prepared it meanwhile.
+                self.info.read_from_directory(self.data_dir)
+            super().download_and_prepare(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -118,7 +159,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         archive = self._open(dl_manager)
-        index = archive.index(**self.builder_config.counts())
+        index = read_index(archive, **self.builder_config.counts())
         # TFDS saves the ids and words with the prepared data, and restores them from there.
         self.info.features["label"].names = index.wnids
         self.info.metadata["words"] = index.words
@@ -131,7 +172,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return Archive(file, name="synthetic archive")
         if self._archive is not None:
             return Archive(self._archive)
-        # By default TFDS retries for over three minutes before it reports that there is no network.
+        # TFDS retries for over three minutes before it reports that there is no network. None of its public options
+        # changes that.
         retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 3
         try:
             path = dl_manager.download(_URL)

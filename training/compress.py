@@ -4,9 +4,10 @@ The paper's section 2.5 mentions SqueezeNet in less than 0.5 MB, by the deep com
 (arXiv:1510.00149): weights that share a few values, fine-tuning, and Huffman coding.
 """
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
+import shlex
 
 import keras
 import numpy as np
@@ -126,9 +127,9 @@ def main(_) -> None:
     with run_directory.lock(run_dir):
         path = compress(run_dir, data, FLAGS.num_epochs, FLAGS.learning_rate)
     print(f"{path.stat().st_size:,} bytes written to {path}")
-    print(f"Score it:  python evaluate.py --model={config['model']} --weights={path}")
+    print(f"Score it:  python evaluate.py --model={config['model']} --weights={shlex.quote(str(path))}")
 
 
 if __name__ == "__main__":
     flags.define_compress_flags()
-    flags.run(main)
+    cli.run(main)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 
 import keras
 import numpy as np
@@ -158,7 +159,7 @@ def load_keras(run_dir: pathlib.Path) -> keras.Model:
       UserError: if there is none, or it is damaged or of an older version.
     """
     path = run_dir / "model.keras"
-    remedy = f"export it: python train.py --model=NAME --run_dir={run_dir} --export_only"
+    remedy = f"export it: python train.py --model=NAME --run_dir={shlex.quote(str(run_dir))} --export_only"
     if not path.is_file():
         raise UserError(f"{path} does not exist: train the run to its end, or {remedy}")
     try:

@@ -6,7 +6,7 @@ from tiny_imagenet import crops
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG, PNG, BMP, GIF (its first frame) or, where TensorFlow can, WebP file.
+    """Decodes a JPEG, PNG, BMP, GIF (its first frame) or, where TensorFlow can, WebP file, for the SavedModel.
 
     TensorFlow decodes no WebP file with transparency or animation. BMP files of 8 bits are refused, as it ignores their
     palette.

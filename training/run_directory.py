@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import models
 from tiny_imagenet import locks
 from tiny_imagenet.errors import UserError
-from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
+from tiny_imagenet.input_pipeline import DATASETS
 from training.files import read_json, remove_folder
 from training.summaries import EVENTS
 
-DATASETS = {config.name for config in Builder.BUILDER_CONFIGS}
 WRITTEN = (
     "checkpoints",
     "train",

@@ -1,8 +1,9 @@
 """Adds a trained run to the weights that come with the repository: python -m training.ship --run_dir=runs/resnet20"""
 
-import training  # noqa: F401, I001  # It sets TensorFlow's environment, so it comes before TensorFlow.
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
+import shlex
 
 import flags
 from flags import FLAGS
@@ -29,7 +30,7 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
         raise UserError(f"{run_dir} was trained on synthetic data")
     scores = read_json(run_dir / "evaluation_ten_crop.json")
     if scores.get("step", -1) != step:
-        raise UserError(f"score {run_dir} first: python evaluate.py --run_dir={run_dir} --ten_crop")
+        raise UserError(f"score it first: python evaluate.py --run_dir={shlex.quote(str(run_dir))} --ten_crop")
     path = weights.FOLDER / f"{model.name}.weights.h5"
     try:
         index = weights.index()
@@ -48,4 +49,4 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.define_ship_flags()
-    flags.run(main)
+    cli.run(main)

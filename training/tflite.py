@@ -12,8 +12,9 @@ import tensorflow as tf
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
-from training import evaluation, quiet
+from training import evaluation
 from training.files import replace_file
+from training.stderr import quiet
 
 FLOAT_FILE, INT8_FILE = "model.tflite", "model_int8.tflite"
 CALIBRATION_IMAGES = 200

@@ -95,7 +95,8 @@ def test_groups_differ_in_more_than_the_seed(write_run, tmp_path):
     write_run("e", model="resnet20", num_epochs=10)  # The seed of a.
     write_run("f", model="alexnet", num_epochs=10, precision="mixed_bfloat16")
     write_run("g", model="alexnet", num_epochs=10)
-    write_run("h", model="baseline_table1", num_epochs=10, momentum=0.0, nesterov=False)  # Of neither kind.
+    # No momentum: of neither kind.
+    write_run("h", model="baseline_table1", num_epochs=10, momentum=0.0, nesterov=False)
     write_run("i", model="googlenet", num_epochs=10, dataset="synthetic", another_flag=True, off=False)
     assert names(tmp_path / "?") == {
         "baseline_table1": ["h"],

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tiny_imagenet import synthetic
 from tiny_imagenet.archive import Archive
 from tiny_imagenet.errors import UserError
+from tiny_imagenet.index import read_index
 
 COUNTS = {"num_classes": 3, "train_per_class": 4, "validation_per_class": 2, "test_images": 5}
 ROOT = "tiny-imagenet-200/"
@@ -53,7 +54,7 @@ def write_zip(path, files, **kwargs):
 def read(path):
     """All that an archive holds."""
     archive = Archive(path)
-    index = archive.index(**COUNTS)
+    index = read_index(archive, **COUNTS)
     images = [image.file for split in index.splits.values() for image in split]
     return index, archive.read_images(images)
 
@@ -141,6 +142,44 @@ def test_spoilt_tables(table, files, content, tmp_path):
     for all_of_it in (b"", b"\n\n", bytes(100), rng.randbytes(1000), "x".encode("utf-16")):
         write_zip(path, files | {name: all_of_it})
         check_refused(path, "wnids.txt|words.txt|annotations.txt|boxes.txt")
+
+
+def encoded(change):
+    """Changes the text of all tables."""
+    return lambda files: {
+        name: change(data.decode()) if name.endswith(".txt") else data for name, data in files.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: text.replace("\n", "\r").encode(),
+        lambda text: text.rstrip("\n").encode(),
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: ("\n" + text.replace("\n", "\n\n") + " \n\t\n").encode(),
+    ],
+    ids=["CR LF", "CR", "no last line break", "byte order mark", "blank lines"],
+)
+def test_tables_as_editors_write_them(change, files, content, tmp_path):
+    assert read(write_zip(tmp_path / "a.zip", encoded(change)(files))) == content
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: (text + text.splitlines()[1] + "\n").encode(), "wnids.txt names n9.* more than once"),
+        (lambda text: b"", "wnids.txt has 0 classes, not 3"),
+        (lambda text: text.encode("utf-16"), "wnids.txt is not UTF-8 text"),
+        (lambda text: text.encode("utf-16-le"), "wnids.txt|words.txt"),
+        (lambda text: text.replace("n", "N").encode(), "words.txt has no words for N9"),
+        (lambda text: text.replace("\n", " ").encode(), "wnids.txt has 1 classes, not 3"),
+    ],
+    ids=["doubled", "empty", "UTF-16", "UTF-16 without a mark", "upper case", "one line"],
+)
+def test_spoilt_wnids(change, words, files, tmp_path):
+    check_refused(write_zip(tmp_path / "a.zip", files | {"wnids.txt": change(files["wnids.txt"].decode())}), words)
 
 
 def test_spoilt_images_in_a_folder(files, tmp_path):

@@ -2,6 +2,7 @@
 
 import pathlib
 import pickle
+import pwd
 import re
 import zipfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import tiny_imagenet
+from models import weights
 from tiny_imagenet import synthetic, tiny_imagenet_dataset_builder
 from tiny_imagenet.errors import UserError
 
@@ -32,9 +34,11 @@ def files(tmp_path_factory) -> Files:
 
 @pytest.fixture
 def make_builder(tmp_path) -> Callable[..., tfds.core.DatasetBuilder]:
-    def make(archive: pathlib.Path | None) -> tfds.core.DatasetBuilder:
-        config = tiny_imagenet_dataset_builder.TinyImagenetConfig(name="small", **COUNTS)
-        return tfds.builder("tiny_imagenet", config=config, data_dir=tmp_path / "data", archive=archive)
+    def make(
+        archive: pathlib.Path | None, counts: dict[str, int] = COUNTS, folder: str = "data"
+    ) -> tfds.core.DatasetBuilder:
+        config = tiny_imagenet_dataset_builder.TinyImagenetConfig(name="small", **counts)
+        return tfds.builder("tiny_imagenet", config=config, data_dir=tmp_path / folder, archive=archive)
 
     return make
 
@@ -43,6 +47,18 @@ def write_zip(path: pathlib.Path, files: Files, root: str = ROOT) -> pathlib.Pat
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in files.items():
             archive.writestr(root + name, data)
+    return path
+
+
+def write_zip_of_windows(path: pathlib.Path, files: Files) -> pathlib.Path:
+    """Writes a zip file as some programs on Windows do: with backslashes in names, folders, and CR LF in text files."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for folder in ("", "train/", "val/images/"):
+            archive.writestr((ROOT + folder).replace("/", "\\"), b"")
+        for name, data in files.items():
+            if name.endswith(".txt"):
+                data = data.replace(b"\n", b"\r\n")
+            archive.writestr((ROOT + name).replace("/", "\\"), data)
     return path
 
 
@@ -73,9 +89,21 @@ def expected_examples(files: Files, split: str) -> dict[str, tuple[str, list[flo
     }
 
 
-@pytest.mark.parametrize("form", ["zip", "zip of the root's content", "folder", "parent folder"])
+def for_image_folder(files: Files) -> Files:
+    """Moves train/WNID/images/NAME.JPEG to train/WNID/NAME.JPEG."""
+    return {re.sub("^(train/.*)images/", r"\1", name): data for name, data in files.items()}
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["zip", "zip of the root's content", "zip of Windows", "folder", "parent folder", "folder for ImageFolder"],
+)
 def test_examples_are_the_archive_s(form, files, make_builder, tmp_path):
-    if form.startswith("zip"):
+    if form == "zip of Windows":
+        archive = write_zip_of_windows(tmp_path / "a.zip", files)
+    elif form == "folder for ImageFolder":
+        archive = write_folder(tmp_path / "unpacked", for_image_folder(files))
+    elif form.startswith("zip"):
         archive = write_zip(tmp_path / "a.zip", files, ROOT if form == "zip" else "")
     else:
         folder = write_folder(tmp_path / "unpacked" / ROOT, files)
@@ -124,6 +152,69 @@ def test_directory_entries_and_finder_s_files_are_ignored(files, make_builder, t
     builder = make_builder(path)
     builder.download_and_prepare()
     assert builder.info.splits["validation"].num_examples == 6
+
+
+def shards(builder: tfds.core.DatasetBuilder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in builder.data_path.glob("*.tfrecord*")}
+
+
+def test_a_rearranged_copy_gives_the_same_shards(files, make_builder, tmp_path):
+    """The keys, from which TFDS makes the order of the images, are those of the official archive."""
+    builder = make_builder(write_zip(tmp_path / "a.zip", files))
+    builder.download_and_prepare()
+    expected = shards(builder)
+    copies = {
+        "windows": write_zip_of_windows(tmp_path / "windows.zip", files),
+        "flat": write_zip(tmp_path / "flat.zip", for_image_folder(files)),
+    }
+    for name, path in copies.items():
+        builder = make_builder(path, folder=name)
+        builder.download_and_prepare()
+        assert shards(builder) == expected, name
+
+
+def test_a_copy_without_boxes(files, make_builder, tmp_path, caplog):
+    """As for PyTorch's ImageFolder, whose folders hold images alone."""
+    without = {name: data for name, data in for_image_folder(files).items() if not name.endswith("_boxes.txt")}
+    path = write_folder(tmp_path / "unpacked", without)
+    builder = make_builder(path)
+    builder.download_and_prepare()
+    assert f"{path} has no boxes of the training images" in caplog.text
+    train, validation = (list(tfds.as_numpy(builder.as_dataset(split=split))) for split in ("train", "validation"))
+    assert len(train) == 12
+    assert all(example["bbox"].tolist() == [0, 0, 1, 1] for example in train)
+    assert not any(example["bbox"].tolist() == [0, 0, 1, 1] for example in validation)
+
+
+def test_the_order_of_wnids_txt_does_not_matter(files, make_builder, tmp_path):
+    """The labels of an archive with the official classes are in the official order, which is that of the weights."""
+    counts = {"num_classes": 200, "train_per_class": 1, "validation_per_class": 1, "test_images": 1}
+    drawn = tmp_path / "drawn.zip"
+    synthetic.write_archive(drawn, **counts)
+    official = weights.classes()["wnids"]
+    with zipfile.ZipFile(drawn) as archive:
+        drawn_ids = archive.read(f"{ROOT}wnids.txt").decode().split()
+        renamed = dict(zip(drawn_ids, official, strict=True))
+
+        def rename(text: str) -> str:
+            return re.sub(r"n9000\d{4}", lambda match: renamed[match.group()], text)
+
+        files = {
+            rename(name).removeprefix(ROOT): rename(archive.read(name).decode()).encode()
+            if name.endswith(".txt")
+            else archive.read(name)
+            for name in archive.namelist()
+        }
+    assert files["wnids.txt"].decode().split() == official
+    prepared = []
+    for name, wnids in {"official": official, "sorted": sorted(official), "reversed": official[::-1]}.items():
+        path = write_zip(tmp_path / f"{name}.zip", files | {"wnids.txt": "\n".join(wnids).encode()})
+        builder = make_builder(path, counts, name)
+        builder.download_and_prepare()
+        assert builder.info.features["label"].names == official, name
+        assert builder.info.metadata["words"][0] == dict(lines(files["words.txt"]))[official[0]]
+        prepared.append(shards(builder))
+    assert prepared[0] == prepared[1] == prepared[2]
 
 
 def png_called_jpeg(files: Files) -> Files:
@@ -198,6 +289,15 @@ def train_folder_of_no_class(files: Files) -> Files:
     return {"train/n00000000/images/n00000000_0.JPEG": b""}
 
 
+def two_train_folders_of_no_class(files: Files) -> Files:
+    return {f"train/n{number:08}/{number}.JPEG": b"" for number in (2, 0, 1)}
+
+
+def image_in_both_places(files: Files) -> Files:
+    name = min(name for name in files if name.startswith("train/") and name.endswith(".JPEG"))
+    return {name.replace("images/", ""): files[name]}
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -215,6 +315,8 @@ def train_folder_of_no_class(files: Files) -> Files:
         (one_training_image_less, UserError, "train/n9.*/images has 3 images, not 4"),
         (no_training_folder, UserError, "train/n9.*/images has 0 images, not 4"),
         (train_folder_of_no_class, UserError, "train/n00000000/images holds images"),
+        (two_train_folders_of_no_class, UserError, "train/n00000000/images holds images"),
+        (image_in_both_places, UserError, "train/n9.*/images/n9.*JPEG occurs more than once"),
         (no_boxes, UserError, "train/n9.*/n9.*_boxes.txt is missing"),
         (lambda files: {"test/images/test_0.JPEG": None}, UserError, "test/images has 4 images, not 5"),
         (lambda files: {"val/images/val_1.JPEG": None}, UserError, "val/images has 5 images, not 6"),
@@ -248,7 +350,7 @@ def check_fails(builder: tfds.core.DatasetBuilder, error: type[Exception], messa
     assert "\n" not in str(caught.value)
     folder = pathlib.Path(builder.data_dir)
     assert not folder.exists()
-    assert not list(folder.parent.glob("*"))
+    assert [path.name for path in folder.parent.glob("*")] == ["prepare.lock"]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +379,7 @@ def test_a_name_that_is_there_twice(files, make_builder, tmp_path):
     path = write_zip(tmp_path / "a.zip", files)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr(f"{ROOT}wnids.txt", b"x")
-    check_fails(make_builder(path), UserError, "wnids.txt occurs 2 times", path)
+    check_fails(make_builder(path), UserError, "wnids.txt occurs more than once", path)
 
 
 def test_missing_archives(make_builder, tmp_path):
@@ -296,6 +398,23 @@ def test_a_failed_download_says_what_to_pass_instead(monkeypatch, make_builder):
 def test_synthetic_takes_no_archive(tmp_path):
     with pytest.raises(UserError, match="remove archive=x.zip"):
         tfds.builder("tiny_imagenet/synthetic", data_dir=tmp_path, archive="x.zip")
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tfds.builder("tiny_imagenet/synthetic", data_dir="~/x").data_dir_root == tmp_path / "x"
+
+
+def test_without_a_home_folder(tmp_path, monkeypatch):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(UserError, match=r" ~/x: the home folder is not known: pass --data_dir=PATH .* TFDS_DATA_DIR"):
+        tfds.load("tiny_imagenet/synthetic", data_dir="~/x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_configs_and_pickling(tmp_path):

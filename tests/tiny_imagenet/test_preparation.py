@@ -19,10 +19,12 @@ import time
 import numpy as np
 import portalocker
 import pytest
+import tensorflow_datasets as tfds
 
 from tiny_imagenet import input_pipeline, preparation, tiny_imagenet_dataset_builder
 from tiny_imagenet.errors import UserError
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 COUNTS = {"num_classes": 10, "train_per_class": 20, "validation_per_class": 5, "test_images": 50}
 
 
@@ -47,12 +49,16 @@ def small():
         config.__dict__.update(attributes)
 
 
-def prepare_in_process(data_dir, log):
+def prepare_in_process(data_dir, log, how="here"):
     """What a process of its own runs: its standard error and how it went are written to the file `log`."""
     sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
     make_small()
     try:
-        load(data_dir)
+        if how == "by tfds.load":
+            tfds.disable_progress_bar()
+            tfds.load("tiny_imagenet/synthetic", data_dir=data_dir)
+        else:
+            load(data_dir)
         print("done", file=sys.stderr)
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -143,9 +149,28 @@ def test_two_at_once(start, whole, tmp_path):
     for process in processes:
         process.join(60)
     for log in logs:
-        told, done = log.read_text().splitlines()
-        assert told == f"waiting for another process to prepare the data in {folder(tmp_path).parent}"
+        *told, done = log.read_text().splitlines()
+        assert set(told) == {f"waiting for another process to prepare the data in {folder(tmp_path).parent}"}
         assert done == "done"
+    assert digests(tmp_path) == digests(whole)
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("second", ["here", "by tfds.load"])
+def test_tfds_load_at_the_same_time(second, start, whole, tmp_path):
+    """It takes the same lock, so that nobody removes its temporary folder."""
+    first = start(tmp_path, tmp_path / "first", "by tfds.load")
+    wait_for(lambda: KILLED_WHEN["TFDS began"](tmp_path) or not first.is_alive())
+    assert first.is_alive()
+    if second == "here":
+        load(tmp_path)
+    else:
+        examples, info = tfds.load("tiny_imagenet/synthetic", split="train", data_dir=tmp_path, with_info=True)
+        assert len(examples) == 200
+        assert info.metadata["words"] and info.features["label"].names[0].startswith("n9")
+        load(tmp_path)
+    first.join(60)
+    assert (tmp_path / "first").read_text().splitlines()[-1] == "done"
     assert digests(tmp_path) == digests(whole)
     assert not leftovers(tmp_path)
 
@@ -232,6 +257,30 @@ def test_a_place_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not prepared there yet; give a --data_dir that can be written"):
         load(tmp_path / "file" / "data")
+
+
+WITHOUT_A_HOME_FOLDER = """
+import os, pwd, runpy, sys
+
+def unknown(uid):
+    raise KeyError(uid)
+
+pwd.getpwuid = unknown
+os.environ.pop("HOME", None)
+os.environ.pop("TFDS_DATA_DIR", None)
+del sys.argv[0]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_without_a_home_folder(tmp_path, assert_one_line):
+    """As in a container that runs as a user without a name: TFDS' default folder is ~/tensorflow_datasets."""
+    command = [sys.executable, "-c", WITHOUT_A_HOME_FOLDER, str(REPOSITORY / "train.py")]
+    command += ["--model=baseline", "--dataset=synthetic"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert_one_line(result, 1, "train.py: ~/tensorflow_datasets: the home folder is not known: pass --data_dir=PATH")
+    assert not (tmp_path / "~").exists()
 
 
 def test_prepared_data_gets_no_lock_file(whole, tmp_path):

@@ -44,11 +44,11 @@ def test_squeezenet_is_smaller_than_half_a_megabyte(tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, run_main, small_data_dir):
     """A trained run of the small network."""
-    path = tmp_path_factory.mktemp("run")
+    path = tmp_path_factory.mktemp("run") / "moved 2"
     flags = "--model=small --dataset=synthetic --batch_size=50 --num_epochs=12 --num_cycles=1 --learning_rate=0.03"
-    flags += f" --precision=float32 --noexport --nofinal_scores --data_dir={small_data_dir} --run_dir={path}"
+    flags += f" --precision=float32 --noexport --nofinal_scores --data_dir={small_data_dir}"
     with small.registered():
-        result = run_main("train.py", *flags.split())
+        result = run_main("train.py", *flags.split(), f"--run_dir={path}")
     assert (result.returncode, result.stderr) == (0, "")
     return path
 
@@ -63,6 +63,7 @@ def compressed(run, run_main, small_data_dir):
             result = run_main("training.compress", *flags)
             assert (result.returncode, result.stderr) == (0, "")
             assert f"{(run / compress.FILE).stat().st_size:,} bytes" in result.stdout
+            assert f" --weights='{run / compress.FILE}'\n" in result.stdout
             assert not (run / "evaluation_compressed.weights.json").exists()  # Of the file before.
             flags = [f"--data_dir={small_data_dir}", "--dataset=synthetic", "--model=small"]
             assert run_main("evaluate.py", *flags, f"--weights={run / compress.FILE}").returncode == 0

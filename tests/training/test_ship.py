@@ -61,9 +61,10 @@ def test_synthetic_data_are_refused(synthetic_run, folder):
 
 @pytest.mark.parametrize("scores", [None, "{", '{"step": 5, "top_1": 0.2}', '{"top_1": 0.2}'])
 def test_a_run_must_have_been_scored(run, folder, scores):
+    run = run.rename(run.with_name("moved 2"))
     (run / "evaluation_ten_crop.json").unlink()
     if scores:
         (run / "evaluation_ten_crop.json").write_text(scores)
-    with pytest.raises(UserError, match=f"evaluate.py --run_dir={run} --ten_crop"):
+    with pytest.raises(UserError, match=f"evaluate.py --run_dir='{run}' --ten_crop"):
         ship.ship(run)
     assert [file.name for file in folder.iterdir()] == ["index.json"]
