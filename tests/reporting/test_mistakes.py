@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reporting import mistake_tables, mistakes
+from reporting import mistakes
 
 # Three classes, two images each, and then one more of class 0. The mean probabilities of their own labels are
 # (0.8 + 0.6 + 0.1) / 3 = 0.5, (0.7 + 0.3) / 2 = 0.5 and (0.4 + 0.2) / 2 = 0.3.
@@ -39,18 +39,6 @@ def test_confused_pairs_count_both_ways():
     confusion = np.array([[9, 1, 2, 0], [1, 9, 4, 0], [3, 0, 9, 0], [0, 0, 0, 9]])
     assert mistakes.confused_pairs(confusion).tolist() == [[0, 2], [1, 2], [0, 1]]
     assert mistakes.confused_pairs(np.eye(3, dtype=int)).tolist() == []
-
-
-def test_tables_of_pairs_and_classes():
-    confusion, wnids, words = np.array([[5, 3, 0], [1, 6, 0], [2, 0, 4]]), ["n1", "n2", "n3"], ["cat", "dog", "cow"]
-    pairs = [list(row.values()) for row in mistake_tables.pair_rows(confusion, wnids, words)]
-    assert pairs == [["cat", "n1", "dog", "n2", 3, 1, 4], ["cat", "n1", "cow", "n3", 0, 2, 2]]
-    classes = [list(row.values()) for row in mistake_tables.class_rows(confusion, wnids, words)]
-    assert classes == [
-        ["n2", "dog", 7, pytest.approx(600 / 7), "cat", 1],
-        ["n3", "cow", 6, pytest.approx(400 / 6), "cat", 2],
-        ["n1", "cat", 8, pytest.approx(500 / 8), "dog", 3],
-    ]
 
 
 def test_detail_of_all_images_and_within_a_class():

@@ -99,14 +99,6 @@ def test_epochs(write_run, tmp_path):
     assert [tuple(row.values()) for row in table.rows] == [(1, 10, 10), (2, 20, None), (3, None, None)]
 
 
-@pytest.mark.parametrize("share, images", [(0.25, 10000), (0.5, 7), (0.99, 50)])
-def test_wilsons_interval(share, images):
-    """Its ends are the shares from which the measured one is 1.96 of their own standard errors away."""
-    for end in writing.wilson(share, images):
-        assert abs(share - end) == pytest.approx(1.959964 * (end * (1 - end) / images) ** 0.5, rel=1e-5)
-    assert writing.wilson(0, 10)[0] == pytest.approx(0, abs=1e-9)
-
-
 def test_table_4(write_run):
     timed = {"seconds": 900.0, "steps": 1953, "device": "a CPU"}
     row = row_of(tables.table_4, write_run("timed", files={"time.json": timed}))
@@ -165,13 +157,3 @@ def test_object_size(write_run, write_object_size, tmp_path):
     assert list(row) == [*fifths, *names] and {key: row[key] for key in fifths} == fifths
     assert row[names[0]] == 38.5 and row[names[1]] == pytest.approx((42, 8**0.5))
     assert tables.object_size(groups(tmp_path / "f")).rows == []
-
-
-def test_terminal_aligns_columns():
-    keys = ("run", "top-1", "empty", "note")
-    rows = [dict(zip(keys, row, strict=True)) for row in (("a", 9.5, None, "late"), ("bc", 10.25, None, ""))]
-    lines = writing.terminal(writing.Table("t", "Title", [*rows, rows[0]], "Below.")).splitlines()
-    assert lines[0] == "Title" and lines[2] == "run  top-1"
-    assert lines[4:7] == ["a     9.50", "bc   10.25", "a     9.50"]
-    assert lines[8:] == ["a: late", "Below."]
-    assert len(writing.terminal(writing.Table("t", "Title", rows), 1).splitlines()) == 7

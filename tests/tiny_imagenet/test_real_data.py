@@ -21,8 +21,13 @@ pytestmark = pytest.mark.skipif(not ARCHIVE, reason="TINY_IMAGENET_ARCHIVE does 
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return input_pipeline.load("full", str(tmp_path_factory.mktemp("data")), ARCHIVE)
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def data(data_dir):
+    return input_pipeline.load("full", data_dir, ARCHIVE)
 
 
 def test_counts(data):
@@ -53,6 +58,15 @@ def test_images_and_labels_are_those_of_the_archive(data):
                 image = tf.io.decode_jpeg(archive.read(f"{root}/{path}/{id}"), channels=3)
                 np.testing.assert_array_equal(split.images[row], image)
                 assert split.labels[row] == (wnids.index(wnid) if wnid else -1)
+
+
+def test_boxes_are_those_of_the_archive(data, data_dir):
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        lines = archive.read("tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()
+    corners = {id: np.array(corners, int) for id, _, *corners in (line.split("\t") for line in lines)}
+    xmin, ymin, xmax, ymax = np.array([corners[id] for id in data.splits["validation"].ids]).T
+    expected = np.stack([ymin, xmin, ymax + 1, xmax + 1], axis=1) / 64  # The files give the last pixel.
+    np.testing.assert_array_equal(input_pipeline.load_boxes("validation", "full", data_dir), expected)
 
 
 def test_mean_image(data):
