@@ -21,6 +21,8 @@ _MAX_BYTES = 16 * 2**20
 _MAX_IMAGE_BYTES = 2**20
 # The test images have no boxes. This box covers the whole image.
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+# The classes of Tiny ImageNet in the order of the official archive's wnids.txt, which is that of the labels.
+OFFICIAL_WNIDS = (pathlib.Path(__file__).parent / "wnids.txt").read_text().split()
 
 
 class Image(NamedTuple):
@@ -28,7 +30,7 @@ class Image(NamedTuple):
 
     Attributes:
         file: path relative to the archive's root.
-        label: index of its class in wnids.txt, or -1 for a test image.
+        label: index of its class in `Index.wnids`, or -1 for a test image.
         box: (ymin, xmin, ymax, xmax), each in [0, 1].
     """
 
@@ -41,7 +43,8 @@ class Index(NamedTuple):
     """The classes of an archive and the images of its splits.
 
     Attributes:
-        wnids: WordNet ids of the classes, in label order.
+        wnids: WordNet ids of the classes, in label order: that of wnids.txt, or for Tiny ImageNet's classes that of the
+            official archive.
         words: names of the classes, in label order.
         splits: images by split name.
     """
@@ -186,6 +189,8 @@ class Archive:
             doubled = collections.Counter(wnids).most_common(1)[0][0]
             raise self.damaged(f"wnids.txt names {doubled} more than once")
         self._check_count("wnids.txt", "classes", len(wnids), num_classes)
+        if set(wnids) == set(OFFICIAL_WNIDS):
+            wnids = OFFICIAL_WNIDS  # A copy of the archive with its lines in another order gives the same labels.
         words = dict(line.partition("\t")[::2] for line in self._lines("words.txt"))
         for wnid in wnids:
             if not words.get(wnid):

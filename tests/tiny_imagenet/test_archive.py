@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tiny_imagenet import synthetic
-from tiny_imagenet.archive import Archive
+from tiny_imagenet.archive import OFFICIAL_WNIDS, Archive
 from tiny_imagenet.errors import UserError
 
 COUNTS = {"num_classes": 3, "train_per_class": 4, "validation_per_class": 2, "test_images": 5}
@@ -254,3 +254,35 @@ def test_names_that_break_lines(name, files, tmp_path):
     }
     check_refused(write_zip(tmp_path / "a.zip", changed), "is not the name of an image")
     check_refused(write_zip(tmp_path / "a.zip", files | {f"../{name}": b""}), "points outside")
+
+
+@pytest.fixture
+def index_of(tmp_path):
+    """Reads an archive of 200 classes whose wnids.txt has these lines. Its images are empty: nothing reads them."""
+
+    def index(wnids):
+        names = {wnid: f"{wnid}_0.JPEG" for wnid in sorted(wnids)}
+        files = {"wnids.txt": "\n".join(wnids), "words.txt": "\n".join(f"{wnid}\tword {wnid}" for wnid in names)}
+        for wnid, name in names.items():
+            files[f"train/{wnid}/images/{name}"] = ""
+            files[f"train/{wnid}/{wnid}_boxes.txt"] = f"{name}\t0\t0\t63\t63"
+            files[f"val/images/{name}"] = ""
+        files["val/val_annotations.txt"] = "\n".join(f"{name}\t{wnid}\t0\t0\t63\t63" for wnid, name in names.items())
+        path = write_zip(tmp_path / "archive.zip", files)
+        return Archive(path).index(num_classes=200, train_per_class=1, validation_per_class=1, test_images=0)
+
+    return index
+
+
+def test_the_order_of_the_lines_of_wnids_does_not_matter(index_of):
+    official = index_of(OFFICIAL_WNIDS)
+    assert official.wnids == OFFICIAL_WNIDS
+    for image in official.splits["train"] + official.splits["validation"]:
+        assert f"{OFFICIAL_WNIDS[image.label]}_0.JPEG" in image.file
+    for other in (sorted(OFFICIAL_WNIDS), OFFICIAL_WNIDS[::-1]):
+        assert index_of(other) == official
+
+
+def test_other_classes_keep_the_order_of_wnids(index_of):
+    wnids = [f"n9000{number:04d}" for number in reversed(range(200))]
+    assert index_of(wnids).wnids == wnids
