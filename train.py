@@ -40,6 +40,7 @@ def main(_) -> None:
         checkpoints.check_config(run_dir, {"model": FLAGS.model})
         model, _ = checkpoints.load_model(run_dir)
         data = input_pipeline.load(checkpoints.read_config(run_dir)["dataset"], FLAGS.data_dir, FLAGS.archive)
+        data = data.in_order_of(export.wnids_of(run_dir))
         with checkpoints.lock(run_dir):
             export.export(export.inference_model(model), data, run_dir, FLAGS.tflite)
         print(f"exported to {run_dir}")
@@ -90,6 +91,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     if FLAGS.jit_compile and replicas > 1:
         raise UserError(f"--jit_compile trains on one device, not on {replicas}: add --distribute=none")
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
+    if checkpoints.has_run(run_dir) and not FLAGS.overwrite:
+        data = data.in_order_of(export.wnids_of(run_dir))
     training_split, validation = data.splits["train"], data.splits["validation"]
     length = (FLAGS.num_epochs, len(training_split), FLAGS.batch_size)
     num_steps = schedule.num_steps(*length)
@@ -133,6 +136,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
 
     if not done:  # A resumed run may have changed its length, which counts from its next checkpoint on.
         checkpoints.write_json(out_dir / "config.json", config)
+    export.write_classes(out_dir, data)
     devices = provenance.record(out_dir, done, device)
     classify = evaluation.classifier(model, data.mean_image)
     metrics = summaries.Metrics(out_dir / "metrics.csv", done)
