@@ -11,6 +11,7 @@ import numpy as np
 
 import flags
 from flags import FLAGS
+from models import weights
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
 from training import checkpoints, evaluation, export, run_directory, tflite
@@ -74,7 +75,12 @@ def main(_) -> None:
         check_writable(output)
     if FLAGS.predictions not in (None, "-"):
         check_writable(FLAGS.predictions)
-    data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
+    if FLAGS.saved_model:
+        wnids = export.wnids_of_saved_model(signature)
+    else:
+        folder = path if FLAGS.run_dir else path.parent
+        wnids = export.wnids_of(weights.FOLDER if FLAGS.weights == weights.SHIPPED else folder)
+    data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(wnids)
     split = data.splits[FLAGS.split]
     if FLAGS.images:
         split = split.sample(FLAGS.images, evaluation.SAMPLE_SEED if FLAGS.seed is None else FLAGS.seed)

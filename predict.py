@@ -88,9 +88,12 @@ def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
         signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
         classify = tf.function(lambda images: model(images, training=False), input_signature=signature)
     else:
-        if FLAGS.weights and run_directory.dataset_of(file := pathlib.Path(FLAGS.weights)) != "full":
-            run_dir = shlex.quote(str(file.parent))
-            raise UserError(f"{file} has other classes than Tiny ImageNet: use --run_dir={run_dir}")
+        if FLAGS.weights not in (None, weights.SHIPPED):
+            file = pathlib.Path(FLAGS.weights)
+            named = export.wnids_of(file.parent) in (None, weights.classes()["wnids"])
+            if not named or run_directory.dataset_of(file) != "full":
+                run_dir = shlex.quote(str(file.parent))
+                raise UserError(f"{file} has other classes than Tiny ImageNet: use --run_dir={run_dir}")
         model = export.load_weights(FLAGS.model, FLAGS.weights or weights.SHIPPED)
         classify, classes = evaluation.classifier(model, weights.mean_image()), weights.classes()
     return lambda images: export.best_classes(classify(images), classes)

@@ -45,11 +45,12 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
     run_dir = pathlib.Path(source)
     if source in models.REGISTRY and not run_dir.exists():
         model = export.load_weights(source, weights.SHIPPED, "--mistakes=RUN_DIR")
-        dataset, folder = "full", "mistakes"
+        dataset, folder, wnids = "full", "mistakes", export.wnids_of(weights.FOLDER)
     else:
         model, _ = checkpoints.load_model(run_dir)
         dataset, folder = run_directory.read_config(run_dir)["dataset"], run_dir / "mistakes"
-    data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive)
+        wnids = export.wnids_of(run_dir)
+    data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(wnids)
     boxes = input_pipeline.load_boxes("validation", dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits["validation"]
     print(f"scoring {len(split):,} images by the centre crop and by ten crops", flush=True)

@@ -44,6 +44,7 @@ def main(_) -> None:
         run_directory.check_config(run_dir, {"model": FLAGS.model})
         model, _ = checkpoints.load_model(run_dir)
         data = input_pipeline.load(run_directory.read_config(run_dir)["dataset"], FLAGS.data_dir, FLAGS.archive)
+        data = data.in_order_of(export.wnids_of(run_dir))
         with run_directory.lock(run_dir):
             export.export(export.inference_model(model), data, run_dir, FLAGS.tflite)
         print(f"exported to {run_dir}")
@@ -92,6 +93,8 @@ def print_next_steps(run_dir: pathlib.Path) -> None:
 def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:
     """Trains from the newest checkpoint in run_dir, if any, to the end of the run, and writes to out_dir."""
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
+    if run_directory.has_run(run_dir) and not FLAGS.overwrite:
+        data = data.in_order_of(export.wnids_of(run_dir))
     schedule = Schedule(FLAGS.num_epochs, len(data.splits["train"]), FLAGS.batch_size, FLAGS.num_cycles)
     check_schedule(schedule, strategy.num_replicas_in_sync)
     if FLAGS.overwrite and out_dir == run_dir:
@@ -102,6 +105,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     if not FLAGS.overwrite:  # Another worker may still be removing the run.
         saved.restore(run_dir)
     devices = start_run(config, strategy, out_dir, saved, schedule, cost.parameters(trainer.model))
+    export.write_classes(out_dir, data)
     stopwatch = Stopwatch(saved.seconds)
     reporter = Reporter(out_dir, saved.step, schedule, stopwatch)
     again = "again without --overwrite" if FLAGS.overwrite else "the same command again"

@@ -1,5 +1,7 @@
 """The networks by name: what `--model` reads. The first four are the paper's own."""
 
+from models import keras_settings  # noqa: F401, I001  # It sets what the networks assume of Keras.
+
 import functools
 import inspect
 from collections.abc import Callable

@@ -158,6 +158,8 @@ def to_plain_keras(model: keras.Model) -> keras.Model:
     plain_kinds = {Conv2D: layers.Conv2D, BatchNormalization: layers.BatchNormalization}
 
     def plain(layer):
+        if layer.name.startswith("convert_to_tensor"):  # `whole_model` leaves one, which an .h5 file cannot hold.
+            return lambda x: x
         config = layer.get_config() | {"dtype": "float32"}
         if "synchronized" in config:
             config["synchronized"] = False  # Training on several devices sets it.

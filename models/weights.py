@@ -12,6 +12,7 @@ import zlib
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tiny_imagenet import crops
 
@@ -44,23 +45,46 @@ def mean_image() -> np.ndarray:
     return np.load(FOLDER / "mean_image.npy")
 
 
-def preprocess_input(images: np.ndarray) -> np.ndarray:
+@keras.saving.register_keras_serializable("tiny_imagenet")
+def preprocess_input(images: np.ndarray | tf.Tensor | keras.KerasTensor) -> np.ndarray | tf.Tensor | keras.KerasTensor:
     """Normalizes images as in training: minus the mean of the training images, divided by 64.
+
+    As in `keras.applications`, it takes arrays, tensors (also inside `tf.data.Dataset.map`) and `keras.Input`.
 
     Args:
       images: (H, W, 3) or (N, H, W, 3) pixels from 0 to 255, of any dtype. The mean image is subtracted from 64x64
         images, its centre crop from 56x56 images, and the mean colour from other sizes.
 
     Returns:
-      The images in float32, of the same size: 64x64 images are not cropped.
+      The images in float32, of the same size and kind: 64x64 images are not cropped.
     """
+    if isinstance(images, keras.KerasTensor):
+        return keras.layers.Lambda(preprocess_input, dtype="float32")(images)
     mean = mean_image()
-    size = tuple(images.shape[-3:-1])
-    if size == (crops.CROP_SIZE, crops.CROP_SIZE):
-        mean = crops.slice_crop(mean, crops.CENTRE)
-    elif size != (crops.IMAGE_SIZE, crops.IMAGE_SIZE):
-        mean = mean.mean(axis=(0, 1))
-    return (np.asarray(images, np.float32) - mean) / np.float32(crops.SCALE)
+    of_size = {crops.IMAGE_SIZE: mean, crops.CROP_SIZE: crops.slice_crop(mean, crops.CENTRE)}
+    colour = mean.mean(axis=(0, 1), keepdims=True)
+    if tf.is_tensor(images):  # Its size may be unknown until it is computed.
+        size = tf.shape(images)[-3:-1]
+        cases = [(tf.reduce_all(size == side), lambda side=side: tf.constant(of_size[side])) for side in of_size]
+        return crops.normalize(images, tf.case(cases, default=lambda: tf.constant(colour)))
+    images = np.asarray(images, np.float32)
+    height, width = images.shape[-3:-1]
+    return (images - (of_size.get(height, colour) if height == width else colour)) / np.float32(crops.SCALE)
+
+
+def best_classes(probabilities: tf.Tensor, named: dict[str, list[str]], top: int = 5) -> dict[str, tf.Tensor]:
+    """Names the most probable classes.
+
+    Args:
+      probabilities: (N, classes), or logits.
+      named: The "wnids" and the "words" of the classes.
+      top: How many classes to name for each image.
+
+    Returns:
+      "probabilities" as they are, and "wnids" and "words", (N, top) strings, the most probable class first.
+    """
+    best = tf.math.top_k(probabilities, min(top, len(named["wnids"]))).indices
+    return {"probabilities": probabilities} | {name: tf.gather(named[name], best) for name in ("wnids", "words")}
 
 
 def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
@@ -79,12 +103,11 @@ def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple
     predictions = np.asarray(predictions)
     if predictions.ndim != 2 or predictions.shape[1] != NUM_CLASSES:
         raise ValueError(f"predictions must be (N, {NUM_CLASSES}), not {predictions.shape}")
-    named = classes()
-    names = list(zip(named["wnids"], named["words"], strict=True))
-    best = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
-    return [
-        [(*names[label], float(row[label])) for label in labels] for row, labels in zip(predictions, best, strict=True)
-    ]
+    best = best_classes(predictions, classes(), top)
+    wnids, words = (np.char.decode(best[name].numpy().astype(bytes), "utf-8") for name in ("wnids", "words"))
+    values = -np.sort(-predictions, axis=1)[:, :top]
+    rows = zip(wnids.tolist(), words.tolist(), values.tolist(), strict=True)
+    return [list(zip(*row, strict=True)) for row in rows]
 
 
 def best() -> str:

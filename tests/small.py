@@ -19,6 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from training import cli  # noqa: E402, I001  # It loads TensorFlow, so it comes first.
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
 
 import models  # noqa: E402
@@ -68,6 +69,35 @@ def ship_untrained(name: str, folder: pathlib.Path) -> pathlib.Path:
     entry = {"sha256": weights.checksum(path), "ten_crop_top_1": 0.005}
     (folder / "index.json").write_text(json.dumps({name: entry}))
     return folder
+
+
+def reverse_classes(data_dir: pathlib.Path, folder: pathlib.Path, prefix: str = "n9") -> pathlib.Path:
+    """Copies prepared data with its classes in the reverse order, as if the lines of wnids.txt were. Returns the copy.
+
+    With another `prefix`, its WordNet ids are others too.
+    """
+    copy = folder / "reversed"
+    shutil.copytree(data_dir, copy, copy_function=lambda source, target: pathlib.Path(target).symlink_to(source))
+
+    def replace(path, change):
+        content = path.read_bytes()
+        path.unlink()  # The link.
+        path.write_bytes(change(content))
+
+    (labels_file,) = copy.rglob("label.labels.txt")
+    wnids = labels_file.read_text().replace("n9", prefix).split()[::-1]
+    replace(labels_file, lambda _: "".join(f"{wnid}\n" for wnid in wnids).encode())
+
+    def reverse_words(content):
+        metadata = json.loads(content)
+        return json.dumps(metadata | {"words": metadata["words"][::-1]}).encode()
+
+    replace(labels_file.with_name("metadata.json"), reverse_words)
+    for path in copy.rglob("*_labels.npy"):
+        labels = np.load(path)
+        path.unlink()
+        np.save(path, np.where(labels < 0, labels, len(wnids) - 1 - labels))
+    return copy
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import small
 from models import weights
 from training import checkpoints, export, step
 
@@ -146,6 +147,42 @@ def test_saved_model_scores_as_its_run_did(evaluated, synthetic_run):
     assert evaluated["ten_crop"][0]["cross_entropy"] != pytest.approx(trained["cross_entropy"], rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def reversed_flags(tmp_path_factory, synthetic_data_dir):
+    """For the same data with its classes in the reverse order."""
+    return [f"--data_dir={small.reverse_classes(synthetic_data_dir, tmp_path_factory.mktemp('reversed'))}"]
+
+
+@pytest.mark.parametrize(
+    "way", ["--run_dir={}", "--saved_model={}/saved_model", "--model=baseline --weights={}/w.weights.h5"]
+)
+def test_the_order_of_the_datas_classes_does_not_matter(
+    tmp_path, run_main, synthetic_run, data_flags, reversed_flags, way
+):
+    for part in ("config.json", "classes.json", "checkpoints", "saved_model"):
+        (tmp_path / part).symlink_to(synthetic_run / part)
+    weights.save(export.inference_model(checkpoints.load_model(synthetic_run)[0]), tmp_path / "w.weights.h5")
+    results = []
+    for of_data in (data_flags, reversed_flags):
+        outputs = [tmp_path / "scores.json", tmp_path / "predictions.txt"]
+        flags = [*way.format(tmp_path).split(), f"--output={outputs[0]}", f"--predictions={outputs[1]}"]
+        result = run_main("evaluate.py", *of_data, "--dataset=synthetic", *flags)
+        assert (result.returncode, result.stderr) == (0, "")
+        results.append([output.read_text() for output in outputs])
+    assert results[0] == results[1]
+
+
+def test_data_of_other_classes(tmp_path, run_main, assert_one_line, synthetic_run, synthetic_data_dir):
+    data = ["--dataset=synthetic", f"--data_dir={small.reverse_classes(synthetic_data_dir, tmp_path, 'n8')}"]
+    for network in (
+        [f"--run_dir={synthetic_run}"],
+        [f"--saved_model={synthetic_run}/saved_model"],
+        ["--model=squeezenet", "--weights=tiny_imagenet"],
+    ):
+        result = run_main("evaluate.py", *data, *network, f"--output={tmp_path / 'scores.json'}")
+        assert_one_line(result, 1, "different classes", "the data that the network was trained on")
+
+
 def test_predictions_of_the_test_images(evaluated, synthetic_run, synthetic_data_dir, wnids):
     scores, lines, stdout = evaluated["test"]
     assert scores is None and stdout == ""
@@ -161,19 +198,20 @@ def test_predictions_of_the_test_images(evaluated, synthetic_run, synthetic_data
     assert sum(different) <= TOLERATED
 
 
-def test_tflite_files_score_as_their_run_did(tmp_path, run_main, synthetic_run, data_flags):
+def test_tflite_files_score_as_their_run_did(tmp_path, run_main, synthetic_run, data_flags, reversed_flags):
     """To rounding in float32; in 8 bits to a few images, and in a quarter of the bytes."""
+    shutil.copy(synthetic_run / "classes.json", tmp_path)
     (tmp_path / "config.json").symlink_to(synthetic_run / "config.json")
     (tmp_path / "checkpoints").symlink_to(synthetic_run / "checkpoints")
     export = ["--model=baseline", "--export_only", "--tflite", f"--run_dir={tmp_path}"]
     exported = run_main("train.py", *data_flags, *export)
     assert (exported.returncode, exported.stderr) == (0, "")
     assert not list(tmp_path.glob("*.partial"))
-    flags = [*data_flags, "--batch_size=99"]  # The dataset is that of the run that they are in.
+    flags = ["--batch_size=99"]  # The dataset is that of the run that they are in.
     trained = json.loads((synthetic_run / "evaluation.json").read_text())
     sizes = []
-    for name in ("model", "model_int8"):
-        result = run_main("evaluate.py", *flags, f"--tflite={tmp_path / name}.tflite")
+    for name, of_data in (("model", data_flags), ("model_int8", reversed_flags)):  # The classes' order does not matter.
+        result = run_main("evaluate.py", *of_data, *flags, f"--tflite={tmp_path / name}.tflite")
         assert (result.returncode, result.stderr) == (0, ""), name
         scores = json.loads((tmp_path / f"evaluation_{name}.json").read_text())
         sizes.append(scores["bytes"])

@@ -104,6 +104,8 @@ def test_mistakes_of_shipped_weights(run_main, assert_one_line, synthetic_data_d
 
     synthetic = input_pipeline.load("synthetic", str(synthetic_data_dir))
     few = dataclasses.replace(synthetic, splits={"validation": synthetic.splits["validation"].sample(20, seed=0)})
+    wnids = weights.classes()["wnids"]
+    few = dataclasses.replace(few, wnids=wnids[::-1])  # As of an archive with its classes in another order.
     asked_for = []
     monkeypatch.setattr(input_pipeline, "load", lambda dataset, *_: asked_for.append(dataset) or few)
     monkeypatch.setattr(input_pipeline, "load_boxes", lambda *_: np.tile([0.0, 0.0, 0.5, 1.0], (20, 1)))
@@ -115,11 +117,16 @@ def test_mistakes_of_shipped_weights(run_main, assert_one_line, synthetic_data_d
     assert asked_for == ["full"] and "written to mistakes\n" in result.stdout
     network, split = models.build("googlenet", weights="tiny_imagenet"), few.splits["validation"]
     crops = (split.images[:, 4:60, 4:60] - few.mean_image[4:60, 4:60]) / 64
-    wrong = sum(network.predict(crops, verbose=0).argmax(axis=1) != split.labels)
+    best = network.predict(crops, verbose=0).argmax(axis=1)
+    wrong = sum(wnids[label] != few.wnids[own] for label, own in zip(best, split.labels, strict=True))
     assert wrong > 10  # The network knows Tiny ImageNet's classes only.
     assert len(read_csv(tmp_path / "mistakes/mistakes.csv")) == wrong
     areas = [row["area (% of the picture)"] for row in read_csv(tmp_path / "mistakes/object_size.csv")]
     assert areas == ["50.0 to 50.0"] * 5
+
+    first = read_csv(tmp_path / "mistakes/mistakes.csv")[0]
+    row = split.ids.tolist().index(first["image"])
+    assert (first["label"], first["other"]) == (few.wnids[split.labels[row]], wnids[best[row]])
 
     (tmp_path / "googlenet").mkdir()  # A run goes before a network of its name.
     assert "googlenet is not a run" in run_main("report.py", "--mistakes=googlenet").stderr

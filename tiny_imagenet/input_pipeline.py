@@ -56,6 +56,30 @@ class TinyImageNet:
     wnids: list[str]
     words: list[str]
 
+    def in_order_of(self, wnids: list[str] | None) -> "TinyImageNet":
+        """Returns the dataset with its classes, and so its labels, in the order of a network's.
+
+        Args:
+          wnids: WordNet ids of the network's classes, in the order of its logits. None, where they are not known,
+            leaves the dataset as it is.
+
+        Raises:
+          UserError: if the network has other classes.
+        """
+        if wnids is None or wnids == self.wnids:
+            return self
+        if sorted(wnids) != sorted(self.wnids):
+            unknown = sorted({*self.wnids} - {*wnids} or {*wnids} - {*self.wnids})
+            raise UserError(
+                f"the network and the data have different classes (only one of them has {unknown[0]}): "
+                "pass the data that the network was trained on"
+            )
+        label = {wnid: label for label, wnid in enumerate(wnids)}
+        labels = np.array([*(label[wnid] for wnid in self.wnids), -1])  # -1, of the test images, stays -1.
+        splits = {name: dataclasses.replace(split, labels=labels[split.labels]) for name, split in self.splits.items()}
+        words = dict(zip(self.wnids, self.words, strict=True))
+        return dataclasses.replace(self, splits=splits, wnids=wnids, words=[words[wnid] for wnid in wnids])
+
 
 def load(dataset: str = "full", data_dir: str | None = None, archive: str | None = None) -> TinyImageNet:
     """Loads the dataset, and prepares it first if needed: downloads the archive, writes TFDS' shards, decodes them.
@@ -84,7 +108,7 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
             np.array(preparation.read_array(decoded / f"{name}_ids.npy", "str", (size,))),
         )
     mean_image = np.array(preparation.read_array(decoded / "mean_image.npy", "float32", image))
-    wnids = builder.info.features["label"].names
+    wnids = list(builder.info.features["label"].names)
     return TinyImageNet(splits, mean_image, wnids, list(builder.info.metadata["words"]))
 
 

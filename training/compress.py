@@ -123,7 +123,7 @@ def fine_tune(
 def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir)
     config = run_directory.read_config(run_dir)
-    data = input_pipeline.load(config["dataset"], FLAGS.data_dir, FLAGS.archive)
+    data = input_pipeline.load(config["dataset"], FLAGS.data_dir, FLAGS.archive).in_order_of(export.wnids_of(run_dir))
     with run_directory.lock(run_dir):
         path = compress(run_dir, data, FLAGS.num_epochs, FLAGS.learning_rate)
     print(f"{path.stat().st_size:,} bytes written to {path}")

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shlex
 
 import keras
@@ -12,6 +13,7 @@ from keras import layers
 import models
 from models import weights
 from models.layers import to_plain_keras
+from models.weights import best_classes
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
@@ -52,33 +54,12 @@ def whole_model(network: keras.Model, mean_image: np.ndarray) -> keras.Model:
     return to_plain_keras(keras.Model(images, probabilities, name=network.name))
 
 
-def best_classes(probabilities: tf.Tensor, classes: dict[str, list[str]]) -> dict[str, tf.Tensor]:
-    """Names the five most probable classes.
-
-    Args:
-      probabilities: (N, classes).
-      classes: The "wnids" and the "words" of the classes.
-
-    Returns:
-      "probabilities" as they are, and "wnids" and "words", (N, 5) strings, the most probable class first.
-    """
-    best = tf.math.top_k(probabilities, TOP_K).indices
-    return {"probabilities": probabilities} | {name: tf.gather(classes[name], best) for name in ("wnids", "words")}
-
-
 def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_tflite: bool = False) -> None:
     """Writes a network to the run directory as `saved_model/` and `model.keras`, and its classes as `classes.json`.
 
     They replace older ones. Neither model needs code of this project.
 
     `model.keras` is that of `whole_model`. `classes.json` holds the "wnids" and the "words" of its classes, in order.
-
-    The SavedModel has two signatures. Both return `probabilities` (N, 200) float32, in the order of wnids.txt, and of
-    the five most probable classes, the best first, `wnids` and `words`, (N, 5) strings.
-
-    - `serving_default` takes `images`, (N, 64, 64, 3) uint8.
-    - `serve_jpeg` takes `jpegs`, (N,) strings: encoded pictures of any size, as `pictures.decode` reads them and
-      `pictures.resize` makes them fit. They may be of different sizes and formats.
 
     Args:
       model: The network in float32; see `inference_model`.
@@ -87,7 +68,35 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
       with_tflite: Whether to write the two files of `tflite.export` too.
     """
     whole = whole_model(model, data.mean_image)
-    classes = {"wnids": list(data.wnids), "words": list(data.words)}
+    partial = run_dir / "saved_model.partial"
+    remove_folder(partial)
+    save_saved_model(whole, {"wnids": data.wnids, "words": data.words}, partial)
+    remove_folder(run_dir / "saved_model")
+    partial.rename(run_dir / "saved_model")
+
+    with replace_file(run_dir / "model.keras") as partial:
+        whole.save(partial)
+    write_classes(run_dir, data)
+
+    if with_tflite:
+        tflite.export(model, data, run_dir)
+
+
+def save_saved_model(whole: keras.Model, classes: dict[str, list[str]], folder: pathlib.Path) -> None:
+    """Writes a SavedModel with two signatures.
+
+    Both return `probabilities` (N, 200) float32, in the order of `classes`, and of the five most probable classes, the
+    best first, `wnids` and `words`, (N, 5) strings.
+
+    - `serving_default` takes `images`, (N, 64, 64, 3) uint8.
+    - `serve_jpeg` takes `jpegs`, (N,) strings: encoded pictures of any size, as `pictures.decode` reads them and
+      `pictures.resize` makes them fit. They may be of different sizes and formats.
+
+    Args:
+      whole: From `whole_model`.
+      classes: The "wnids" and the "words" of its classes.
+      folder: The folder to write.
+    """
 
     @tf.function(input_signature=[tf.TensorSpec((None, *IMAGE_SHAPE), tf.uint8, name="images")])
     def serve(images):
@@ -100,7 +109,7 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
           `probabilities` (N, 200) float32; `wnids` and `words` (N, 5) strings, the most probable class first.
         """
         images = tf.ensure_shape(images, (None, *IMAGE_SHAPE))  # A loaded signature checks the dtype alone.
-        return best_classes(whole(images, training=False), classes)
+        return best_classes(whole(images, training=False), classes, TOP_K)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="jpegs")])
     def serve_jpeg(jpegs):
@@ -121,18 +130,7 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path, with_t
     module = tf.Module()  # Not keras.export.ExportArchive, which writes every weight twice.
     module.weights = [variable.value for variable in whole.weights]
     module.serve, module.serve_jpeg = serve, serve_jpeg
-    partial = run_dir / "saved_model.partial"
-    remove_folder(partial)
-    tf.saved_model.save(module, str(partial), {"serving_default": serve, "serve_jpeg": serve_jpeg})
-    remove_folder(run_dir / "saved_model")
-    partial.rename(run_dir / "saved_model")
-
-    with replace_file(run_dir / "model.keras") as partial:
-        whole.save(partial)
-    write_json(run_dir / "classes.json", classes)
-
-    if with_tflite:
-        tflite.export(model, data, run_dir)
+    tf.saved_model.save(module, str(folder), {"serving_default": serve, "serve_jpeg": serve_jpeg})
 
 
 def load_weights(name: str | None, path: str, run_flag: str = "--run_dir") -> keras.Model:
@@ -193,8 +191,42 @@ def load_saved_model(path: pathlib.Path) -> "tf.types.experimental.ConcreteFunct
     return signature
 
 
+def wnids_of_saved_model(signature: "tf.types.experimental.ConcreteFunction") -> list[str] | None:
+    """Returns the WordNet ids of a SavedModel's classes, in the order of its probabilities; None if it holds none.
+
+    Its signatures return those of the best five classes. All of them are a constant of its graph.
+
+    Args:
+      signature: From `load_saved_model`.
+    """
+    size = signature.structured_outputs["probabilities"].shape[-1]
+    for function in signature.graph.as_graph_def().library.function:
+        for node in function.node_def:
+            if node.op == "Const" and node.attr["dtype"].type == tf.string.as_datatype_enum:
+                names = [name.decode(errors="replace") for name in tf.make_ndarray(node.attr["value"].tensor).flat]
+                if len(names) == size and all(re.fullmatch(r"n\d{8}", name) for name in names):
+                    return names
+    return None
+
+
+def write_classes(folder: pathlib.Path, data: TinyImageNet) -> None:
+    """Writes `classes.json`: the "wnids" and the "words" of the classes, in the order of the labels of `data`."""
+    write_json(folder / "classes.json", {"wnids": data.wnids, "words": data.words})
+
+
+def wnids_of(folder: pathlib.Path) -> list[str] | None:
+    """Returns the "wnids" of the `classes.json` in a folder: the classes of the run, weights and TFLite files there.
+
+    Runs of older versions have one only once they are exported, and a file may be anywhere: None if there is none.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    return load_classes(folder)["wnids"] if (folder / "classes.json").exists() else None
+
+
 def load_classes(folder: pathlib.Path) -> dict[str, list[str]]:
-    """Reads the `classes.json` that `export` wrote: "wnids" and "words", in the order of the probabilities.
+    """Reads the `classes.json` that `write_classes` wrote: "wnids" and "words", in the order of the probabilities.
 
     Raises:
       UserError: if there is none, or it is damaged.
@@ -202,7 +234,10 @@ def load_classes(folder: pathlib.Path) -> dict[str, list[str]]:
     path = folder / "classes.json"
     try:
         classes = json.loads(path.read_text())
+        pairs = list(zip(classes["wnids"], classes["words"], strict=True))
+        if not all(isinstance(name, str) for pair in pairs for name in pair):
+            raise TypeError("a name is not text")
         return {"wnids": classes["wnids"], "words": classes["words"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        remedy = "train.py --export_only writes it; weights/classes.json is that of Tiny ImageNet"
+        remedy = "delete it, and train.py --export_only writes it; weights/classes.json is that of Tiny ImageNet"
         raise UserError(f"{path} is missing or damaged: {remedy}") from error

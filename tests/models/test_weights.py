@@ -8,9 +8,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import models
 from models import weights
+from tiny_imagenet import archive
 
 ANY_SIZE = ["googlenet", "resnet20", "plain20", "squeezenet", "squeezenet_simple_bypass", "squeezenet_complex_bypass"]
 
@@ -204,6 +206,42 @@ def test_preprocess_input():
         np.testing.assert_allclose(given, (images.astype(np.float64) - expected) / 64, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (56, 56), (30, 40), (64, 56)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_preprocess_input_takes_what_keras_applications_do(size, dtype):
+    """An array, a tensor, a tensor whose size is not known, and `keras.Input`, of known size or not."""
+    images = np.random.default_rng(3).integers(0, 256, (3, *size, 3)).astype(dtype)
+    expected = models.preprocess_input(images)
+    given = {"tensor": models.preprocess_input(tf.constant(images))}
+    dataset = tf.data.Dataset.from_tensor_slices(images)
+    given["map"] = np.stack(list(dataset.map(models.preprocess_input).as_numpy_iterator()))
+    given["batches"] = np.concatenate(list(dataset.batch(2).map(models.preprocess_input).as_numpy_iterator()))
+    unknown = tf.TensorSpec((None, None, 3), dtype)
+    dataset = tf.data.Dataset.from_generator(lambda: images, output_signature=unknown)
+    given["map of unknown sizes"] = np.stack(list(dataset.map(models.preprocess_input).as_numpy_iterator()))
+    for shape in ((*size, 3), (None, None, 3)):
+        inputs = keras.Input(shape, dtype=dtype)
+        outputs = models.preprocess_input(inputs)
+        assert outputs.shape == (None, *shape)
+        given[f"Input of {shape}"] = keras.Model(inputs, outputs)(images)
+    for name, result in given.items():
+        assert result.dtype == np.float32, name
+        np.testing.assert_array_equal(result, expected, name)
+
+
+def test_a_model_with_preprocess_input_is_loaded_as_it_was_saved(tmp_path):
+    """In mixed precision too, where pixels stay in float32."""
+    images = np.random.default_rng(4).uniform(0, 255, (2, 56, 56, 3)).astype(np.float32)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        inputs = keras.Input((56, 56, 3))
+        keras.Model(inputs, models.preprocess_input(inputs)).save(tmp_path / "model.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(images), models.preprocess_input(images))
+
+
 def test_decode_predictions():
     probabilities = np.full((2, 200), 0.001, np.float32)
     probabilities[0, [3, 199]] = 0.2, 0.4
@@ -215,6 +253,7 @@ def test_decode_predictions():
         [(named["wnids"][i], named["words"][i], float(np.float32(share))) for i, share in row] for row in expected
     ]
     assert [len(row) for row in models.decode_predictions(probabilities)] == [5, 5]
+    assert [len(row) for row in models.decode_predictions(probabilities, top=1000)] == [200, 200]
     for shape in ((200,), (2, 100)):
         with pytest.raises(ValueError, match=r"\(N, 200\), not"):
             models.decode_predictions(np.zeros(shape))
@@ -225,4 +264,5 @@ def test_classes():
     assert classes.keys() == {"wnids", "words"}
     assert len(classes["words"]) == len(set(classes["wnids"])) == 200
     assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in classes["wnids"])
+    assert classes["wnids"] == archive.OFFICIAL_WNIDS
     assert classes["words"][classes["wnids"].index("n01443537")] == "goldfish, Carassius auratus"

@@ -161,3 +161,19 @@ def test_mean_image_is_of_the_training_images(synthetic_data_dir):
     expected = data.splits["train"].images.astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(data.mean_image, expected, rtol=1e-6)
     assert data.mean_image.dtype == np.float32
+
+
+def test_classes_in_the_order_of_a_network():
+    images = split(4)
+    labelled = {"train": input_pipeline.Split(images.images, np.array([0, 1, 2, 0]), images.ids)}
+    labelled["test"] = input_pipeline.Split(images.images, np.full(4, -1), images.ids)
+    data = input_pipeline.TinyImageNet(labelled, np.zeros((64, 64, 3)), ["n1", "n2", "n3"], ["cat", "dog", "cup"])
+    ordered = data.in_order_of(["n3", "n1", "n2"])
+    assert (ordered.wnids, ordered.words) == (["n3", "n1", "n2"], ["cup", "cat", "dog"])
+    assert ordered.splits["train"].labels.tolist() == [1, 2, 0, 1]
+    assert ordered.splits["test"].labels.tolist() == [-1] * 4
+    assert ordered.splits["train"].images is images.images and ordered.splits["train"].ids is images.ids
+    assert data.in_order_of(["n1", "n2", "n3"]) is data and data.in_order_of(None) is data
+    for others in (["n1", "n2"], ["n1", "n2", "n4"], ["n1", "n2", "n3", "n4"]):
+        with pytest.raises(UserError, match="different classes .only one of them has n[34].*: pass the data"):
+            data.in_order_of(others)

@@ -54,12 +54,16 @@ def run(tmp_path_factory, run_main, small_data_dir):
 
 
 @pytest.fixture(scope="module")
-def compressed(run, run_main, small_data_dir):
-    """The scores and the network of the compressed file without fine-tuning, and with four epochs of it."""
+def compressed(tmp_path_factory, run, run_main, small_data_dir):
+    """The scores and the network of the compressed file without fine-tuning, and with four epochs of it.
+
+    The images of these four have their classes in another order than those of the run.
+    """
+    reverse = small.reverse_classes(small_data_dir, tmp_path_factory.mktemp("data"))
     found = []
-    for epochs in (0, 4):
+    for epochs, data_dir in ((0, small_data_dir), (4, reverse)):
         with small.registered():
-            flags = [f"--run_dir={run}", f"--data_dir={small_data_dir}", f"--num_epochs={epochs}"]
+            flags = [f"--run_dir={run}", f"--data_dir={data_dir}", f"--num_epochs={epochs}"]
             result = run_main("training.compress", *flags)
             assert (result.returncode, result.stderr) == (0, "")
             assert f"{(run / compress.FILE).stat().st_size:,} bytes" in result.stdout

@@ -204,6 +204,18 @@ def test_layers_of_model_keras(synthetic_run):
     assert model.get_layer("conv").output.shape == (None, 56, 56, 16)
 
 
+@pytest.mark.parametrize("name", ["baseline", "googlenet", "resnet20"])
+def test_model_keras_can_be_saved_as_h5(tmp_path, name, data):
+    """For converters that read no other format."""
+    whole = export.whole_model(export.inference_model(models.build(name)), data.mean_image)
+    whole.save(tmp_path / "model.keras")
+    keras.saving.load_model(tmp_path / "model.keras").save(tmp_path / "model.h5")
+    images = np.asarray(data.splits["validation"].images[:6])
+    expected = whole.predict(images, verbose=0)
+    assert expected.std() > 0
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.h5").predict(images, verbose=0), expected)
+
+
 def test_normalizes_exactly_as_in_training(data):
     network = layers.to_plain_keras(models.build("baseline"))
     whole = export.whole_model(network, data.mean_image)
@@ -258,6 +270,23 @@ def test_auxiliary_heads_are_left_out(tmp_path, data):
     np.testing.assert_allclose(serve(images=images)["probabilities"], expected, rtol=1e-3, atol=1e-6)
     # Called without `training`, its batch normalization uses the moving averages.
     np.testing.assert_allclose(whole(images), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_class_order_of_a_saved_model(synthetic_run, data):
+    signature = export.load_saved_model(synthetic_run / "saved_model")
+    assert export.wnids_of_saved_model(signature) == data.wnids
+    other = tf.function(lambda images: {"probabilities": images}, input_signature=[tf.TensorSpec((None, 200))])
+    assert export.wnids_of_saved_model(other.get_concrete_function()) is None
+
+
+def test_class_order_of_a_folder(tmp_path, data):
+    assert export.wnids_of(tmp_path) is None
+    export.write_classes(tmp_path, data)
+    assert export.wnids_of(tmp_path) == data.wnids
+    for damaged in ("{", "[]", '{"wnids": 5, "words": 5}', '{"wnids": [1], "words": ["a"]}', '{"wnids": ["n1"]}'):
+        (tmp_path / "classes.json").write_text(damaged)
+        with pytest.raises(UserError, match="classes.json is missing or damaged: delete it"):
+            export.wnids_of(tmp_path)
 
 
 def test_exports_that_cannot_be_loaded(tmp_path):
