@@ -10,11 +10,12 @@ import sys
 import numpy as np
 
 import flags
+from deployment import export, tflite
 from flags import FLAGS
 from models import weights
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, evaluation, export, run_directory, tflite
+from training import checkpoints, evaluation, run_directory
 from training.files import write_json
 
 

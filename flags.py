@@ -171,7 +171,7 @@ def define_evaluate_flags() -> None:
 
 
 def define_compress_flags() -> None:
-    """Defines the flags of training/compress.py."""
+    """Defines the flags of deployment/compress.py."""
     define_data_flags()
     _define_path("run_dir", "Run whose network to compress.", required=True)
     flags.DEFINE_integer("num_epochs", 1, "Epochs of fine-tuning.", lower_bound=0, upper_bound=10**6)
@@ -181,7 +181,7 @@ def define_compress_flags() -> None:
 
 
 def define_ship_flags() -> None:
-    """Defines the flags of training/ship.py."""
+    """Defines the flags of deployment/ship.py."""
     _define_path("run_dir", "Run whose weights to add.", required=True)
 
 

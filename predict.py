@@ -19,10 +19,11 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 import flags
+from deployment import export, pictures, tflite
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import evaluation, export, pictures, run_directory, stderr, tflite
+from training import evaluation, run_directory, stderr
 
 # Pillow warns of a picture of more pixels, and refuses one of more than twice as many. Phones take up to 200 million.
 Image.MAX_IMAGE_PIXELS = 100_000_000

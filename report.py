@@ -13,11 +13,12 @@ import matplotlib
 
 import flags
 import models
+from deployment import export
 from flags import FLAGS
 from models import weights
 from reporting import figures, mistake_tables, runs, tables, writing
 from tiny_imagenet import input_pipeline
-from training import checkpoints, evaluation, export, run_directory
+from training import checkpoints, evaluation, run_directory
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:

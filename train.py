@@ -12,11 +12,12 @@ import tensorflow as tf
 
 import flags
 import models
+from deployment import export
 from flags import FLAGS
 from models import cost
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, distribution, evaluation, export, provenance, run_directory
+from training import checkpoints, distribution, evaluation, provenance, run_directory
 from training.files import read_json, write_json
 from training.reporter import Reporter
 from training.schedule import Schedule

@@ -12,9 +12,9 @@ from tensorflow_datasets.core import constants
 
 import flags
 import models
+from deployment import export
 from models import weights
 from tiny_imagenet import tiny_imagenet_dataset_builder
-from training import export
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md")]

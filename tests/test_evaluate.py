@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 import small
+from deployment import export
 from models import weights
-from training import checkpoints, export, step
+from training import checkpoints, step
 
 TOLERATED = 5  # Images of a thousand whose class may turn on rounding.
 

@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import nbclient
 import nbformat
@@ -20,13 +21,13 @@ from tiny_imagenet import synthetic
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-PROJECT = ("tiny_imagenet", "models", "training", "reporting", "flags", "train", "evaluate", "report")
+PROJECT = ("tiny_imagenet", "models", "training", "deployment", "reporting", "flags", "train", "evaluate", "report")
 WORDS = {" ".join(cls) for cls in synthetic.CLASSES}
 
 
 def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, tmp_path: pathlib.Path, **variables) -> str:
     """Runs a notebook in a folder with some environment variables; returns the text that it printed."""
-    parameters = ("PYTHONPATH", "RUN_DIR", "MODEL", "IMAGES", "PICTURES", "REPOSITORY")
+    parameters = ("PYTHONPATH", "PROJECT", "RUN_DIR", "MODEL", "IMAGES", "PICTURES", "REPOSITORY")
     environment = {name: value for name, value in os.environ.items() if name not in parameters}
     environment |= {
         "CUDA_VISIBLE_DEVICES": "-1",
@@ -231,6 +232,23 @@ def test_fine_tune_the_repository_s_weights(shipped, tmp_path):
     assert "belonging to 2 classes" in text and "drawn by code" not in text
     assert accuracies(text)[-1] > 90
     assert "the same answers after loading: True" in text
+
+
+@pytest.mark.parametrize("name", ["data_and_mistakes", "fine_tune"])
+def test_started_elsewhere(name, tmp_path, monkeypatch):
+    """As by papermill: in any folder of the repository, or where PROJECT names it."""
+    (cell,) = (cell.source for cell in read(name).cells if "PROJECT" in cell.source)
+    monkeypatch.setattr(sys, "path", [])
+    for folder, project in ((NOTEBOOKS, None), (ROOT, None), (ROOT / "docs", None), (tmp_path, ROOT)):
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("PROJECT", raising=False)
+        if project:
+            monkeypatch.setenv("PROJECT", str(project))
+        exec(cell, {"os": os, "sys": sys})
+        assert sys.path.pop(0) == str(ROOT)
+    monkeypatch.delenv("PROJECT")
+    with pytest.raises(SystemExit, match="set the environment variable PROJECT"):
+        exec(cell, {"os": os, "sys": sys})
 
 
 def test_colab(tmp_path):

@@ -16,8 +16,8 @@ from PIL import Image
 
 import models
 import predict
+from deployment import pictures
 from models import weights
-from training import pictures
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 RNG = np.random.default_rng(0)

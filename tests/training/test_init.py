@@ -30,7 +30,11 @@ def test_no_module_of_one_system_alone():
     """The programs import on Windows too."""
     programs = [
         *REPOSITORY.glob("*.py"),
-        *(path for name in ("models", "tiny_imagenet", "training") for path in REPOSITORY.glob(f"{name}/**/*.py")),
+        *(
+            path
+            for name in ("deployment", "models", "tiny_imagenet", "training")
+            for path in REPOSITORY.glob(f"{name}/**/*.py")
+        ),
     ]
     assert len(programs) > 20
     for path in programs:

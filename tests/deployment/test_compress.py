@@ -7,8 +7,9 @@ import tensorflow as tf
 
 import models
 import small
+from deployment import compress
 from models import weights
-from training import checkpoints, compress
+from training import checkpoints
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.04, 3.0])
@@ -64,7 +65,7 @@ def compressed(tmp_path_factory, run, run_main, small_data_dir):
     for epochs, data_dir in ((0, small_data_dir), (4, reverse)):
         with small.registered():
             flags = [f"--run_dir={run}", f"--data_dir={data_dir}", f"--num_epochs={epochs}"]
-            result = run_main("training.compress", *flags)
+            result = run_main("deployment.compress", *flags)
             assert (result.returncode, result.stderr) == (0, "")
             assert f"{(run / compress.FILE).stat().st_size:,} bytes" in result.stdout
             assert f" --weights='{run / compress.FILE}'\n" in result.stdout
@@ -113,5 +114,5 @@ def test_hdf5_decodes_the_file(run, compressed):
 
 
 def test_refusals(tmp_path, run_main, assert_one_line):
-    assert_one_line(run_main("training.compress", f"--run_dir={tmp_path}"), 1, "is not a run")
-    assert_one_line(run_main("training.compress"), 2, "run_dir")
+    assert_one_line(run_main("deployment.compress", f"--run_dir={tmp_path}"), 1, "is not a run")
+    assert_one_line(run_main("deployment.compress"), 2, "run_dir")

@@ -1,4 +1,4 @@
-"""Compresses a run's network to 4-bit weights: python -m training.compress --run_dir=runs/squeezenet
+"""Compresses a run's network to 4-bit weights: python -m deployment.compress --run_dir=runs/squeezenet
 
 The paper's section 2.5 mentions SqueezeNet in less than 0.5 MB, by the deep compression of Han et al.
 (arXiv:1510.00149): weights that share a few values, fine-tuning, and Huffman coding.
@@ -16,11 +16,12 @@ import tqdm
 
 import flags
 import models
+from deployment import export
 from flags import FLAGS
 from models import weights
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, export, run_directory
+from training import checkpoints, run_directory
 from training.schedule import Schedule
 from training.step import Trainer
 

@@ -1,4 +1,4 @@
-"""Adds a trained run to the weights that come with the repository: python -m training.ship --run_dir=runs/resnet20"""
+"""Adds a trained run to the weights that come with the repository: python -m deployment.ship --run_dir=runs/resnet20"""
 
 from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
@@ -6,10 +6,11 @@ import pathlib
 import shlex
 
 import flags
+from deployment import export
 from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import checkpoints, export, run_directory
+from training import checkpoints, run_directory
 from training.files import read_json, write_json
 
 

@@ -11,13 +11,13 @@ import tensorflow as tf
 from keras import layers
 
 import models
+from deployment import pictures, tflite
 from models import weights
 from models.layers import to_plain_keras
 from models.weights import best_classes
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
-from training import pictures, tflite
 from training.files import remove_folder, replace_file, write_json
 
 TOP_K = 5

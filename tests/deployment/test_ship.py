@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import models
+from deployment import ship
 from models import weights
 from tiny_imagenet.errors import UserError
-from training import checkpoints, run_directory, ship
+from training import checkpoints, run_directory
 from training.files import write_json
 
 
@@ -35,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_ships_the_newest_checkpoint(run, folder, run_main):
     path = folder / "baseline.weights.h5"
-    result = run_main("training.ship", f"--run_dir={run}")
+    result = run_main("deployment.ship", f"--run_dir={run}")
     assert (result.returncode, result.stdout) == (0, f"written to {path}\n"), result.stderr
     assert sorted(file.name for file in folder.iterdir()) == ["baseline.weights.h5", "index.json"]
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()

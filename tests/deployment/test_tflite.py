@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deployment import tflite
 from models import build
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import Split, TinyImageNet
-from training import evaluation, tflite
+from training import evaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 RANDOM = np.random.default_rng(0)

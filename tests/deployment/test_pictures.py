@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from training import pictures
+from deployment import pictures
 
 RNG = np.random.default_rng(0)
 

@@ -13,10 +13,11 @@ from PIL import Image
 
 import models
 import small
+from deployment import export
 from models import layers
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, evaluation, export
+from training import checkpoints, evaluation
 
 STRANGER = """
 import pathlib

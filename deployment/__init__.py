@@ -1,0 +1,1 @@
+"""What a trained network becomes: SavedModel, TFLite files, compressed and shipped weights."""
