@@ -102,19 +102,23 @@ def on_device(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.
 def on_every_device(
     function: Callable[[tf.Tensor], tf.Tensor], strategy: tf.distribute.Strategy
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Spreads a function of a batch, whose result has the batch's first axis, over this process' devices."""
-    if strategy.num_replicas_in_sync == 1:
+    """Spreads a function of a batch, whose result has the batch's first axis, over the devices of one machine."""
+    if not isinstance(strategy, tf.distribute.MirroredStrategy):
         return function
-    devices = len(strategy.extended.worker_devices)
+    devices = strategy.num_replicas_in_sync
+
+    @tf.function(reduce_retracing=True)
+    def on_each(batches):
+        return strategy.run(lambda batch: function(batch), args=(batches,))
 
     def spread(batch):
         if len(batch) < devices:
             return function(batch)
         parts = np.array_split(batch, devices)
         batches = strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(parts[context.replica_id_in_sync_group % devices])
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group])
         )
-        return tf.concat(strategy.experimental_local_results(strategy.run(function, args=(batches,))), axis=0)
+        return tf.concat(strategy.experimental_local_results(on_each(batches)), axis=0)
 
     return spread
 

@@ -189,7 +189,7 @@ def test_two_devices_train_as_one_in_16_bits(on_devices):
 def test_xla_compiles_the_steps_of_two_devices(on_devices):
     plain, compiled = on_devices["not synchronized"], on_devices["compiled"]
     for name in ("loss", "norm", "weights"):
-        assert compiled[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-3)
+        assert compiled[name] == pytest.approx(plain[name], rel=5e-3, abs=5e-3)
 
 
 def test_two_devices_exchange_gradients_once(on_devices):
@@ -237,7 +237,7 @@ def losses(run_dir):
 
 
 def assert_same(found, expected):
-    assert found[:-1] == pytest.approx(expected[:-1], abs=1e-4)
+    assert found[:-1] == pytest.approx(expected[:-1], abs=1e-3)
     # Synchronized moving variances, Keras' own, are of the biased batch variance; the fused kernel's are unbiased.
     assert found[-1] == pytest.approx(expected[-1], abs=2e-3)
 
