@@ -325,22 +325,6 @@ def test_xla_computes_the_same_step(precision):
         assert difference <= tolerance * max(np.linalg.norm(expected), 0.1)
 
 
-@pytest.mark.parametrize(
-    "gpus, features, precision",
-    [
-        (["GPU:0"], {"avx512_bf16"}, "mixed_float16"),
-        ([], {"fpu", "avx512_bf16"}, "mixed_bfloat16"),
-        ([], {"fpu", "amx_bf16"}, "mixed_bfloat16"),
-        ([], {"fpu", "avx512f"}, "float32"),
-        ([], set(), "float32"),
-    ],
-)
-def test_default_precision_is_what_the_hardware_computes(monkeypatch, gpus, features, precision):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    monkeypatch.setattr(step, "cpu_features", lambda: features)
-    assert step.default_precision() == precision
-
-
 # A part of each kind, cut out of its network: where it begins, where it ends, and how many images see its batch
 # normalization in a well-conditioned state. Whole networks in float16, which a CPU emulates, take minutes.
 PARTS = [
