@@ -17,7 +17,7 @@ import models
 from flags import FLAGS
 from models.layers import to_plain_keras
 from tiny_imagenet import crops
-from training import evaluation
+from training import distribution, evaluation
 
 flags.DEFINE_multi_enum("model", list(models.REGISTRY), list(models.REGISTRY), "The networks; by default all.")
 flags.DEFINE_integer("batch_size", evaluation.BATCH_SIZE, "Images per batch.", lower_bound=1)
@@ -34,11 +34,11 @@ def images_per_second(classify: evaluation.Classifier, images: tf.Tensor) -> flo
 
 
 def main(_) -> None:
-    tf.config.set_visible_devices([], "GPU")
     keras.utils.set_random_seed(0)
     size = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (FLAGS.batch_size, *size), np.uint8))
     mean_image = np.full(size, 128, np.float32)
+    print(f"{distribution.describe_devices(tf.distribute.get_strategy())}, batch {FLAGS.batch_size}\n")
     print(f"{'images/s, float32':<28}{'centre crop':>12}{'ten crops':>12}")
     for name in FLAGS.model:
         model = to_plain_keras(models.build(name))

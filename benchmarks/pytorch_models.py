@@ -7,9 +7,12 @@ from torch.nn import functional
 
 from models.googlenet import AUXILIARY_AFTER, INCEPTION, POOL_AFTER
 
+EPSILON = 1e-3
+MOMENTUM = 0.1  # Of the new value: Keras' momentum, that of the old one, is 0.9.
+
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)  # Keras counts momentum the other way: 0.9.
+    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)
 
 
 def conv_relu(channels: int, filters: int, kernel_size: int) -> nn.Sequential:
@@ -29,8 +32,10 @@ def baseline(num_classes: int = 200) -> nn.Module:
     return nn.Sequential(
         conv_relu(3, 16, 7),
         nn.MaxPool2d(2),
+        batch_norm(16),
         nn.Flatten(),
-        nn.Linear(28 * 28 * 16, 1024),
+        nn.Linear(28 * 28 * 16, 1024, bias=False),
+        nn.BatchNorm1d(1024, eps=EPSILON, momentum=MOMENTUM),
         nn.ReLU(inplace=True),
         nn.Linear(1024, num_classes),
     )
@@ -135,12 +140,14 @@ REGISTRY = {"baseline": baseline, "alexnet": alexnet, "googlenet": GoogLeNet, "r
 
 
 class Step:
-    """The step of training.step.Trainer in PyTorch, on the CPU.
+    """The step of training.step.Trainer in PyTorch.
 
     Args:
       name: A key of `REGISTRY`.
-      mean_crops: (10, 56, 56, 3) float32, the ten crops of the mean image.
+      mean_crops: (crops, 56, 56, 3) float32, the crops of the mean image.
       memory_format: torch.channels_last or torch.contiguous_format.
+      device: "cpu" or "cuda".
+      compiled: Whether torch.compile compiles the network.
       dtype: torch.float32, or the autocast dtype; float16 has dynamic loss scaling.
       learning_rate: SGD's.
       momentum: SGD's; Nesterov's if it is not 0.
@@ -156,6 +163,8 @@ class Step:
         mean_crops: np.ndarray,
         memory_format: torch.memory_format,
         *,
+        device: str = "cpu",
+        compiled: bool = False,
         dtype: torch.dtype,
         learning_rate: float,
         momentum: float,
@@ -164,15 +173,16 @@ class Step:
         auxiliary_weight: float,
         scale: float,
     ):
-        self.model = REGISTRY[name]().to(memory_format=memory_format).train()
+        self.model = REGISTRY[name]().to(device, memory_format=memory_format).train()
         self.kernels = [weight for weight in self.model.parameters() if weight.ndim > 1]
         nesterov = momentum > 0  # PyTorch refuses it at momentum 0, where it changes nothing.
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), learning_rate, momentum=momentum, nesterov=nesterov, fused=True
         )
-        self.autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
-        self.scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
-        self.mean_crops = torch.from_numpy(mean_crops)
+        self.autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+        self.forward = torch.compile(self.model) if compiled else self.model
+        self.mean_crops = torch.from_numpy(mean_crops).to(device)
         self.memory_format = memory_format
         self.weight_decay, self.clip_norm = weight_decay, clip_norm
         self.auxiliary_weight, self.scale = auxiliary_weight, scale
@@ -185,7 +195,7 @@ class Step:
         inputs = (images.float() - self.mean_crops[crop_index]) / self.scale
         inputs = inputs.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
         with self.autocast:
-            outputs = self.model(inputs)
+            outputs = self.forward(inputs)
         logits, *auxiliary = outputs if isinstance(outputs, list) else [outputs]
         loss = functional.cross_entropy(logits.float(), labels)
         for head in auxiliary:

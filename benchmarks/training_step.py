@@ -1,8 +1,9 @@
-"""Measures the training step on the CPU, beside PyTorch's: python -m benchmarks.training_step --precision=float32
+"""Measures the training step beside PyTorch's: python -m benchmarks.training_step --precision=float32
 
-For each of the paper's networks it prints the images per second of `Trainer.train_step`; those of the same step in
-PyTorch, in both memory formats, if PyTorch is installed; and, as a yardstick, the step's share of the machine's
-matrix-product rate. The implementations take turns, and the fastest round counts, to reduce noise from other load.
+It takes the GPU if there is one, else the CPU. For each of the paper's networks it prints the images per second of
+`Trainer.train_step`; those of the same step in PyTorch, if PyTorch is installed (on a CPU in both memory formats, on a
+GPU with and without torch.compile); and, as a yardstick, the step's share of the device's matrix-product rate. The
+implementations take turns, and the fastest round counts, to reduce noise from other load.
 """
 
 from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
@@ -21,17 +22,39 @@ import models
 from flags import FLAGS
 from models import cost
 from tiny_imagenet import crops
-from training import step
+from training import distribution, step
 
 NETWORKS = ("baseline", "alexnet", "googlenet", "resnet20")  # Those of pytorch_models.py.
 CONTIGUOUS, CHANNELS_LAST = "PyTorch, contiguous", "PyTorch, channels_last"
+COMPILED = "PyTorch, channels_last, torch.compile"
 
 flags.DEFINE_multi_enum("model", NETWORKS, NETWORKS, "The networks; by default all four of the paper's.")
 flags.DEFINE_enum("precision", "float32", ["float32", "mixed_float16", "mixed_bfloat16"], "Keras' dtype policy.")
+flags.DEFINE_bool("jit_compile", False, "Whether XLA compiles TensorFlow's step.")
 flags.DEFINE_integer("batch_size", 256, "Images per step.", lower_bound=1)
 flags.DEFINE_integer("rounds", 5, "Rounds after the one that warms up.", lower_bound=1)
 flags.DEFINE_float("seconds", 3.0, "Length of a contender's turn, which is at least one step.", lower_bound=0.0)
 flags.DEFINE_integer("product", 4096, "Size of the square matrices in the matrix product.", lower_bound=1)
+
+
+def on_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def peers() -> tuple[str, ...]:
+    """PyTorch's contenders on the device that TensorFlow uses; none if PyTorch is not installed for it."""
+    if not importlib.util.find_spec("torch"):
+        return ()
+    import torch
+
+    if on_gpu():
+        return (CHANNELS_LAST, COMPILED) if torch.cuda.is_available() else ()
+    return CONTIGUOUS, CHANNELS_LAST
+
+
+def steps_per_call() -> int:
+    """Steps between two waits for the device: a GPU would be idle while the program prepares a single next one."""
+    return 20 if on_gpu() else 1
 
 
 def multiply_adds(model: keras.Model) -> int:
@@ -49,35 +72,41 @@ def matrix_product(precision: str) -> Callable[[], None]:
 
 def tensorflow_step(model: keras.Model, settings: dict, batch: tuple[np.ndarray, ...]) -> Callable[[], None]:
     mean_image = np.full((crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3), 128, np.float32)
-    trainer = step.Trainer(model, mean_image, cycle_steps=1e6, **settings)
+    trainer = step.Trainer(model, mean_image, cycle_steps=1e6, jit_compile=FLAGS.jit_compile, **settings)
     images, crop_index, labels = map(tf.constant, batch)
 
-    def train_step():
-        trainer.train_step(images, crop_index, labels)
-        trainer.means()  # Waits for the step.
+    def train_steps():
+        for _ in range(steps_per_call()):
+            trainer.train_step(images, crop_index, labels)
+        trainer.means()  # Waits for the steps.
 
-    return train_step
+    return train_steps
 
 
 def pytorch_steps(
     name: str, parameters: int, precision: str, settings: dict, batch: tuple[np.ndarray, ...]
 ) -> dict[str, Callable[[], None]]:
-    """The same step in PyTorch by memory format; nothing if PyTorch is not installed."""
-    if not importlib.util.find_spec("torch"):
+    """The same step in PyTorch, on the same device, by contender; nothing if PyTorch cannot use the device."""
+    if not peers():
         return {}
     import torch
 
     from benchmarks import pytorch_models
 
     torch.set_num_threads(os.cpu_count())
-    images, crop_index, labels = map(torch.from_numpy, batch)
+    torch.backends.cudnn.benchmark = True  # As TensorFlow does.
+    torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow has.
+    device = "cuda" if on_gpu() else "cpu"
+    images, crop_index, labels = (torch.from_numpy(array).to(device) for array in batch)
     mean_crops = np.full((10, crops.CROP_SIZE, crops.CROP_SIZE, 3), 128, np.float32)
-    steps = {}
-    for label, memory_format in ((CONTIGUOUS, torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
+
+    def contender(label: str) -> Callable[[], None]:
         peer = pytorch_models.Step(
             name,
             mean_crops,
-            memory_format,
+            torch.contiguous_format if label == CONTIGUOUS else torch.channels_last,
+            device=device,
+            compiled=label == COMPILED,
             dtype=getattr(torch, precision.removeprefix("mixed_")),
             auxiliary_weight=step.AUXILIARY_WEIGHT,
             scale=crops.SCALE,
@@ -85,8 +114,16 @@ def pytorch_steps(
         )
         if peer.num_parameters() != parameters:
             raise ValueError(f"{name} has {parameters} parameters, but {peer.num_parameters()} in PyTorch")
-        steps[label] = lambda peer=peer: peer(images, crop_index.long(), labels)
-    return steps
+
+        def train_steps():
+            for _ in range(steps_per_call()):
+                peer(images, crop_index, labels)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return train_steps
+
+    return {label: contender(label) for label in peers()}
 
 
 def calls_per_second(call: Callable[[], None]) -> float:
@@ -117,18 +154,15 @@ def measure(name: str, precision: str, batch: tuple[np.ndarray, ...]) -> str:
                 best[contender] = max(best[contender], speed)
 
     product = best.pop("product") * 2 * FLAGS.product**3 / 1e9
-    speeds = {contender: FLAGS.batch_size * speed for contender, speed in best.items()}
-    ours = speeds["TensorFlow"]
+    ours, *others = (FLAGS.batch_size * steps_per_call() * speed for speed in best.values())
     reached = ours * 2 * multiply_adds(model) / 1e9
-    peers = [speeds[label] for label in (CONTIGUOUS, CHANNELS_LAST) if label in speeds]
-    cells = [f"{ours:,.1f}", *(f"{peer:,.1f}" for peer in peers)]
-    cells += [f"{ours / max(peers):.2f}"] if peers else []
+    cells = [f"{ours:,.1f}", *(f"{other:,.1f}" for other in others)]
+    cells += [f"{ours / max(others):.2f}"] if others else []
     cells += [f"{reached:,.0f}", f"{product:,.0f}", f"{reached / product:.0%}"]
     return f"| {name} | {' | '.join(cells)} |"
 
 
 def main(_) -> None:
-    tf.config.set_visible_devices([], "GPU")
     precision = FLAGS.precision
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(0)
@@ -139,17 +173,17 @@ def main(_) -> None:
         rng.integers(0, 10, number, np.int64),
         rng.integers(0, 200, number, np.int64),
     )
-    print(f"{precision}, batch {number}, {os.cpu_count()} CPUs, TensorFlow {tf.__version__}, images/s and GFLOP/s:\n")
+    device = distribution.describe_devices(tf.distribute.get_strategy())
+    print(f"{device}, {precision}, batch {number}, TensorFlow {tf.__version__}, images/s and GFLOP/s:\n")
     columns = ["network", "TensorFlow"]
-    if importlib.util.find_spec("torch"):
-        columns += [CONTIGUOUS, CHANNELS_LAST, "TensorFlow / the better"]
+    columns += [*peers(), "TensorFlow / the better"] if peers() else []
     columns += ["TensorFlow's GFLOP/s", f"{FLAGS.product}^3 matrix product", "share of it"]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
     for name in dict.fromkeys(FLAGS.model):
         print(measure(name, precision, batch), flush=True)
         keras.utils.clear_session()
-    if not importlib.util.find_spec("torch"):
-        print("\nPyTorch is not installed, so there is no comparison: pip install torch")
+    if not peers():
+        print("\nPyTorch is not installed for this device, so there is no comparison: pip install torch")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pathlib
 import shlex
 
 import flags
+import models
 from deployment import export
 from flags import FLAGS
 from models import weights
@@ -36,10 +37,11 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
     try:
         index = weights.index()
         weights.save(export.inference_model(model), path)
+        shipped = models.build(model.name, weights=path)  # In float16.
     except ValueError as error:
         raise UserError(str(error)) from error
     entry = {"run": run_dir.resolve().name, "step": step, "ten_crop_top_1": scores["top_1"]}
-    index[model.name] = entry | {"sha256": weights.checksum(path)}
+    index[model.name] = entry | {"sha256": weights.checksum(path), "logits": weights.sample_logits(shipped)}
     write_json(weights.FOLDER / "index.json", dict(sorted(index.items())))
     return path
 

@@ -204,6 +204,16 @@ def _write(target: h5py.File, name: str, source: h5py.Dataset) -> None:
     dataset.attrs.update(source.attrs)
 
 
+def sample_logits(model: keras.Model) -> list[float]:
+    """Returns a network's logits of three classes for each of two grids of random colours, to four decimals.
+
+    `weights/index.json` holds those of each network as it was shipped, for a test to compare.
+    """
+    grids = np.random.default_rng(0).uniform(-2, 2, (2, 8, 8, 3)).repeat(7, axis=1).repeat(7, axis=2)
+    logits = np.asarray(model(grids.astype(np.float32)))
+    return logits[:, ::80].ravel().astype(float).round(4).tolist()
+
+
 def checksum(path: pathlib.Path) -> str:
     """Returns the SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -34,6 +34,7 @@ EPOCHS, STEPS = 25, 200
 CYCLE_ENDS = [67, 134, 200]  # Of three cycles.
 SMALL = f"--model=small --dataset=synthetic --batch_size=50 --num_epochs={EPOCHS} --num_cycles=3 --log_every=4"
 SMALL += " --learning_rate=0.03 --precision=float32"
+KILL_SEED = int(os.environ.get("KILL_SEED", 0))
 ON_GPU = bool(tf.config.list_physical_devices("GPU"))  # Whose kernels do not repeat a run to the bit.
 
 
@@ -74,8 +75,8 @@ def assert_same_metrics(one, other):
         assert one.read_bytes() == other.read_bytes()
 
 
-def train_until(start_script, flags, step, signum):
-    """Starts tests/small.py, and sends it a signal once it reports a step, a kill up to 0.2 s later.
+def train_until(start_script, flags, step, signum, delay=0.0):
+    """Starts tests/small.py, and sends it a signal `delay` seconds after it reports a step.
 
     Returns its returncode, stdout and stderr.
     """
@@ -88,8 +89,7 @@ def train_until(start_script, flags, step, signum):
             lines.append(line)
             reported = re.search(r"\bstep (\d+)/", line)
             if reported and int(reported[1]) >= step and not sent:
-                if signum == signal.SIGKILL:
-                    time.sleep(random.uniform(0, 0.2))
+                time.sleep(delay)
                 process.send_signal(signum)
                 sent = True
         outcome = process.wait(), "".join(lines), process.stderr.read()
@@ -127,12 +127,14 @@ def uninterrupted(tmp_path_factory, run_small, small_flags):
 def interrupted(tmp_path_factory, start_script, run_small, small_flags):
     """The same run, twice killed, once asked to stop, then left alone: its directory and each start's outcome.
 
-    A kill comes at a random moment. By then the run has written more than its last checkpoint knows of.
+    The kills come at moments drawn from KILL_SEED. By then the run has written more than its last checkpoint knows of.
     """
     path = tmp_path_factory.mktemp("interrupted")
     flags = [*small_flags, f"--run_dir={path}"]
-    first, second = random.randrange(4, 32, 4), random.randrange(60, 100, 4)
-    signals = [(first, signal.SIGKILL), (second, signal.SIGKILL), (120, signal.SIGINT)]
+    rng = random.Random(KILL_SEED)
+    kills = [(rng.randrange(*steps, 4), signal.SIGKILL, rng.uniform(0, 0.2)) for steps in ((4, 32), (60, 100))]
+    signals = [*kills, (120, signal.SIGINT)]
+    print(f"KILL_SEED={KILL_SEED}: (step, signal, delay) is", *signals)
     outcomes = [train_until(start_script, flags, *each) for each in signals]
     last = run_small(*flags)
     return path, [*outcomes, (last.returncode, last.stdout, last.stderr)]

@@ -40,9 +40,12 @@ def test_ships_the_newest_checkpoint(run, folder, run_main):
     assert (result.returncode, result.stdout) == (0, f"written to {path}\n"), result.stderr
     assert sorted(file.name for file in folder.iterdir()) == ["baseline.weights.h5", "index.json"]
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    index = json.loads((folder / "index.json").read_text())
+    logits = index["baseline"].pop("logits")
     entry = {"run": "baseline_seed1", "step": 10, "ten_crop_top_1": 0.25, "sha256": checksum}
-    assert json.loads((folder / "index.json").read_text()) == {"baseline": entry, "vgg16": {}}
+    assert index == {"baseline": entry, "vgg16": {}}
     shipped = models.build("baseline", weights="tiny_imagenet")
+    assert logits == pytest.approx(weights.sample_logits(shipped), abs=1e-3)
     for weight, expected in zip(shipped.weights, checkpoints.load_model(run)[0].weights, strict=True):
         np.testing.assert_array_equal(weight.numpy(), np.float16(expected.numpy()))
 

@@ -6,7 +6,11 @@ import pytest
 
 import models
 
-build = functools.cache(models.build)  # No test changes what it builds.
+
+@functools.cache  # No test changes what it builds.
+def build(name, **options):
+    keras.utils.set_random_seed(0)
+    return models.build(name, **options)
 
 
 def count(model):
@@ -244,6 +248,29 @@ def test_starts_without_an_opinion(name):
     """Whatever the image, every class is as likely: its loss begins at ln 200."""
     inputs = np.random.default_rng(0).normal(size=(8, 56, 56, 3)).astype(np.float32)
     np.testing.assert_array_equal(build(name)(inputs), np.zeros((8, 200)))
+
+
+FROM_ZERO = ("baseline", "alexnet", "squeezenet", "squeezenet_simple_bypass", "squeezenet_complex_bypass", "vgg16")
+
+
+@pytest.mark.parametrize("name", models.REGISTRY)
+def test_initial_kernels(name):
+    """He's before batch normalization but in the baseline, Glorot's elsewhere, zero for the logits of some networks."""
+    model = build(name, training=True)
+    for layer in model.layers:
+        if not hasattr(layer, "kernel"):
+            continue
+        kernel = layer.kernel.numpy()
+        if kernel.shape[-1] == 200 and name in FROM_ZERO:
+            assert not kernel.any(), layer.name
+            continue
+        *window, fan_in, fan_out = kernel.shape
+        size = np.prod(window, dtype=int)
+        he = not layer.use_bias and (name, layer.name) != ("baseline", "fc")
+        variance = 2 / (size * fan_in) if he else 2 / (size * (fan_in + fan_out))
+        # Five times the standard deviation of the estimate. The kernels' mean is zero.
+        assert np.mean(kernel**2) == pytest.approx(variance, rel=5 * np.sqrt(2 / kernel.size)), layer.name
+        assert not layer.use_bias or not layer.bias.numpy().any(), layer.name
 
 
 def test_unknown_name():

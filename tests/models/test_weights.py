@@ -125,6 +125,13 @@ def test_build_with_shipped_weights(shipped, trained):
     assert equal(rounded(models.build("googlenet", weights="tiny_imagenet")), rounded(trained))
 
 
+@pytest.mark.parametrize("name", weights.index())
+def test_shipped_networks_compute_what_they_did_when_they_were_shipped(name):
+    """To rounding: kernels for AVX2, AVX-512 and AMX, and Eigen's, differ by up to 1e-5."""
+    network = models.build(name, weights="tiny_imagenet")
+    assert weights.sample_logits(network) == pytest.approx(weights.index()[name]["logits"], abs=1e-3)
+
+
 def test_shipped_weights_that_are_not_there(shipped):
     with pytest.raises(ValueError, match="no trained weights of 'baseline': there are weights of googlenet"):
         models.build("baseline", weights="tiny_imagenet")

@@ -311,34 +311,18 @@ def test_steps_that_are_all_skipped_are_divergence():
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_xla_computes_the_same_step(precision):
-    plain, compiled = (
-        under(precision, lambda jit=jit: trainer(small_network(), jit_compile=jit)) for jit in (False, True)
-    )
+    """As float32 without XLA: Eigen's sums in bfloat16, on processors without AVX-512, are less exact than XLA's."""
+    plain = trainer(small_network())
+    compiled = under(precision, lambda: trainer(small_network(), jit_compile=True))
     for _ in range(3):
         for each in (plain, compiled):
             each.train_step(IMAGES, WHICH, LABELS)
-    tolerance = 1e-5 if precision == "float32" else 0.05
+    tolerance = 1e-5 if precision == "float32" else 0.02
     for name, value in plain.means().items():
         assert compiled.means()[name] == pytest.approx(value, rel=tolerance)
     for weight, expected in zip(compiled.model.weights, plain.model.weights, strict=True):
         difference = np.linalg.norm(weight.numpy() - expected.numpy())
         assert difference <= tolerance * max(np.linalg.norm(expected), 0.1)
-
-
-@pytest.mark.parametrize(
-    "gpus, features, precision",
-    [
-        (["GPU:0"], {"avx512_bf16"}, "mixed_float16"),
-        ([], {"fpu", "avx512_bf16"}, "mixed_bfloat16"),
-        ([], {"fpu", "amx_bf16"}, "mixed_bfloat16"),
-        ([], {"fpu", "avx512f"}, "float32"),
-        ([], set(), "float32"),
-    ],
-)
-def test_default_precision_is_what_the_hardware_computes(monkeypatch, gpus, features, precision):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    monkeypatch.setattr(step, "cpu_features", lambda: features)
-    assert step.default_precision() == precision
 
 
 # A part of each kind, cut out of its network: where it begins, where it ends, and how many images see its batch
