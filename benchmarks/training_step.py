@@ -94,8 +94,8 @@ def pytorch_steps(
     from benchmarks import pytorch_models
 
     torch.set_num_threads(os.cpu_count())
-    torch.backends.cudnn.benchmark = True  # As TensorFlow does.
-    torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow has.
+    torch.backends.cudnn.benchmark = True  # As in TensorFlow, like the TF32.
+    torch.backends.cuda.matmul.allow_tf32 = True
     device = "cuda" if on_gpu() else "cpu"
     images, crop_index, labels = (torch.from_numpy(array).to(device) for array in batch)
     mean_crops = np.full((10, crops.CROP_SIZE, crops.CROP_SIZE, 3), 128, np.float32)
