@@ -67,7 +67,8 @@ def prepare(dataset: str, data_dir: str | None, archive: str | None) -> tfds.cor
 
 def _builder(dataset: str, data_dir: str | None, archive: str | None) -> tfds.core.DatasetBuilder:
     """Returns the builder, after checking TFDS' files about data that is already prepared."""
-    folder = "the prepared data"
+    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    folder = pathlib.Path(data_dir or default, "tiny_imagenet", dataset)
     try:
         builder = tfds.builder_cls("tiny_imagenet")(config=dataset, data_dir=data_dir, archive=archive)
         folder = pathlib.Path(builder.data_dir)
@@ -191,5 +192,5 @@ def read_array(path: pathlib.Path, kind: str, shape: tuple[int, ...]) -> np.ndar
     return array
 
 
-def _damaged(folder: pathlib.Path | str, problem: str) -> UserError:
+def _damaged(folder: pathlib.Path, problem: str) -> UserError:
     return UserError(f"{folder} is damaged ({' '.join(problem.split())}): delete it, and it is prepared again")
