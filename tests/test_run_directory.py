@@ -10,15 +10,43 @@ import pytest
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
+import small
+
+
+@pytest.fixture(scope="module")
+def run_small(run_main):
+    """Runs a program with the network and the data of tests/small.py."""
+
+    def run(*command):
+        with small.registered():
+            return run_main(*command)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def small_flags(small_data_dir):
+    """For steps of 40 of 400 images, ten an epoch."""
+    flags = "--model=small_without_dropout --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=40"
+    flags += f" --log_every=1 --nofinal_scores --precision=float32 --data_dir={small_data_dir}"
+    return flags.split()
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory, run_small, small_flags):
+    """The directory of a finished run. Tests only read it."""
+    path = tmp_path_factory.mktemp("small_run") / "small"
+    result = run_small("train.py", *small_flags, f"--run_dir={path}")
+    assert (result.returncode, result.stderr) == (0, "")
+    return path
+
 
 @pytest.fixture
-def train(run_main, synthetic_data_dir, tmp_path):
-    """Trains the baseline for steps of 400 of 4,000 images, ten an epoch, in tmp_path/run."""
+def train(run_small, small_flags, tmp_path):
+    """Trains in tmp_path/run."""
 
     def train(*flags):
-        given = "--model=baseline --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=400 --log_every=1"
-        given += f" --precision=float32 --data_dir={synthetic_data_dir} --run_dir={tmp_path / 'run'}"
-        return run_main("train.py", *given.split(), "--noexport", "--nofinal_scores", *flags)
+        return run_small("train.py", *small_flags, f"--run_dir={tmp_path / 'run'}", "--noexport", *flags)
 
     return train
 
@@ -36,9 +64,9 @@ def contents(folder):
 
 
 @pytest.fixture
-def finished(synthetic_run, tmp_path):
-    """A copy of a finished run, and the flags that it needs besides those of `train`."""
-    shutil.copytree(synthetic_run, tmp_path / "run")
+def finished(small_run, tmp_path):
+    """A copy of a finished run."""
+    shutil.copytree(small_run, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -76,7 +104,7 @@ def test_overwrite_starts_anew_and_removes_only_the_run(train, finished):
 
 def test_a_refused_overwrite_removes_nothing(train, assert_one_line, finished):
     before = contents(finished)
-    assert_one_line(train("--overwrite", "--batch_size=4001"), 1, "--batch_size=4001")
+    assert_one_line(train("--overwrite", "--batch_size=401"), 1, "--batch_size=401")
     assert contents(finished) == before
 
 
@@ -121,7 +149,7 @@ def test_a_finished_run_that_lacks_its_final_scores_gets_them(train, finished):
     result = train("--final_scores")
     assert (result.returncode, result.stderr) == (0, "")
     assert "\n10 of 10 steps done" in result.stdout
-    assert json.loads((finished / "evaluation_train_ten_crop.json").read_text())["images"] == 4000
+    assert json.loads((finished / "evaluation_train_ten_crop.json").read_text())["images"] == 400
     assert "is finished" in train("--final_scores").stdout
 
 
@@ -141,10 +169,10 @@ def test_a_run_without_its_checkpoints_is_not_taken_for_another(train, assert_on
     assert contents(finished) == before
 
 
-def test_evaluations_do_not_change_what_is_finished(train, run_main, finished, synthetic_data_dir, monkeypatch):
+def test_evaluations_do_not_change_what_is_finished(train, run_small, finished, small_data_dir, monkeypatch):
     monkeypatch.chdir(finished / "saved_model")
     for what in ("--run_dir=..", "--saved_model=."):
-        assert run_main("evaluate.py", what, f"--data_dir={synthetic_data_dir}").returncode == 0
+        assert run_small("evaluate.py", what, f"--data_dir={small_data_dir}").returncode == 0
     assert (finished / "evaluation_saved_model.json").exists()
     assert "is finished" in train("--export").stdout
 
@@ -171,10 +199,9 @@ def test_a_run_gets_more_epochs_with_cycles_of_the_same_length(train, assert_one
     assert json.loads((finished / "evaluation.json").read_text())["step"] == 20
 
 
-def test_cycles_of_another_length_must_be_asked_for(train, run_main, assert_one_line, finished, synthetic_data_dir):
-    flags = "--model=baseline --dataset=synthetic --batch_size=400 --precision=float32 --noexport".split()
-    flags += [f"--data_dir={synthetic_data_dir}", f"--run_dir={finished}"]
-    result = run_main("train.py", *flags, "--num_epochs=2")  # Of --num_cycles' default, 5.
+def test_cycles_of_another_length_must_be_asked_for(train, run_small, assert_one_line, finished, small_flags):
+    flags = [flag for flag in small_flags if not flag.startswith("--num_cycles")]  # The default is 5.
+    result = run_small("train.py", *flags, "--num_epochs=2", f"--run_dir={finished}")
     assert_one_line(result, 1, "1 cycles in 1 epochs", "--num_cycles=2 to keep their length")
     result = train("--num_epochs=2", "--num_cycles=1", "--log_every=5")  # Which may change.
     assert result.returncode == 0 and "\n10 of 20 steps done" in result.stdout
@@ -199,26 +226,26 @@ def test_a_resumed_run_keeps_its_precision(train, tmp_path, finished, kept):
     assert config(finished)["precision"] == kept
 
 
-def test_finished_run_is_exported_again(tmp_path, run_main, synthetic_run, synthetic_flags):
+def test_finished_run_is_exported_again(tmp_path, run_small, small_run, small_flags):
     """By --export_only, and by the run's own command, which evaluates again too; neither trains."""
     paths = tmp_path / "export_only", tmp_path / "same_command"
     for path in paths:
-        shutil.copytree(synthetic_run, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
-    commands = [["train.py", *synthetic_flags, f"--run_dir={path}"] for path in paths]
+        shutil.copytree(small_run, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
+    commands = [["train.py", *small_flags, f"--run_dir={path}"] for path in paths]
     commands[0] += ["--export_only", "--batch_size=64"]  # Of the flags it takes no more than where the run is.
     for command in commands:
-        result = run_main(*command)
+        result = run_small(*command)
         assert (result.returncode, result.stderr) == (0, "")
         assert "export" in result.stdout and "step 10/10" not in result.stdout
-    expected = keras.saving.load_model(synthetic_run / "model.keras").get_weights()
+    expected = keras.saving.load_model(small_run / "model.keras").get_weights()
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
-    serve = tf.saved_model.load(str(synthetic_run / "saved_model")).signatures["serving_default"]
+    serve = tf.saved_model.load(str(small_run / "saved_model")).signatures["serving_default"]
     probabilities = serve(images=tf.constant(images))["probabilities"].numpy()
     for path in paths:
-        assert (path / "metrics.csv").read_bytes() == (synthetic_run / "metrics.csv").read_bytes()
+        assert (path / "metrics.csv").read_bytes() == (small_run / "metrics.csv").read_bytes()
         weights = keras.saving.load_model(path / "model.keras").get_weights()
         assert all(map(np.array_equal, weights, expected))
         serve = tf.saved_model.load(str(path / "saved_model")).signatures["serving_default"]
         np.testing.assert_allclose(serve(images=tf.constant(images))["probabilities"], probabilities, rtol=1e-5)
     assert not (paths[0] / "evaluation.json").exists()
-    assert (paths[1] / "evaluation.json").read_bytes() == (synthetic_run / "evaluation.json").read_bytes()
+    assert (paths[1] / "evaluation.json").read_bytes() == (small_run / "evaluation.json").read_bytes()
