@@ -30,7 +30,7 @@ def two_snapshots(tmp_path_factory, synthetic_run):
     shutil.copy(synthetic_run / "config.json", path)
     first, second = (checkpoints.load_model(path)[0] for _ in range(2))
     random = np.random.default_rng(0)
-    for weight in second.weights:
+    for weight in second.trainable_weights:
         weight.assign(weight + np.std(weight) * random.normal(size=weight.shape))
     settings = {"learning_rate": 0.1, "cycle_steps": 10.0, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1.0}
     trainer = step.Trainer(second, np.zeros((64, 64, 3), np.float32), **settings)
@@ -86,7 +86,7 @@ def oracle(synthetic_run, synthetic_data_dir):
 def snapshots_oracle(two_snapshots, synthetic_data_dir):
     """The same, but the mean of the two snapshots' softmaxes."""
     (first, labels), (second, _) = (softmaxes(model, synthetic_data_dir) for model in two_snapshots[1])
-    assert np.abs(first - second).max() > 0.05
+    assert np.abs(first - second).max() > 0.02
     return (first + second) / 2, labels
 
 

@@ -127,7 +127,7 @@ def test_saved_model_of_a_run(synthetic_run, without_project, tmp_path):
     assert "pictures drawn by code" in text
     assert len(check_answers(text, ["red disc", "green square", "blue stripes"]) & WORDS) >= 5
     assert float(re.search(r"largest difference of a probability: (\S+)", text)[1]) < 1e-5
-    assert "baseline: 13,053,448 parameters, (None, 64, 64, 3) -> (None, 200)" in text
+    assert "baseline: 13,056,584 parameters, (None, 64, 64, 3) -> (None, 200)" in text
     check_keras(text)
     assert figures(notebook) == 1
 

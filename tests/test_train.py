@@ -161,7 +161,7 @@ def test_next_steps_are_quoted_for_the_shell(capsys, monkeypatch):
 def test_run_directory(synthetic_run):
     config = json.loads((synthetic_run / "config.json").read_text())
     given = {"model": "baseline", "dataset": "synthetic", "num_epochs": 1, "num_cycles": 1, "batch_size": 400}
-    assert config.items() >= {**given, "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 1e-4}.items()
+    assert config.items() >= {**given, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}.items()
 
     evaluation = json.loads((synthetic_run / "evaluation.json").read_text())
     assert evaluation["split"] == "validation" and evaluation["images"] == 1000

@@ -55,7 +55,7 @@ def expected(tmp_path_factory):
 def test_defaults(expected):
     settings, baseline, resnet20, logits = expected.splitlines()
     assert settings == "tensorflow channels_last float32 1e-07"
-    assert baseline.split() == ["13053448", "float32"] and resnet20.split() == ["11279112", "float32"]
+    assert baseline.split() == ["13054504", "float32"] and resnet20.split() == ["11279112", "float32"]
     assert logits.startswith("float32 ")
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import models
 from models import weights
-from tiny_imagenet import archive
+from tiny_imagenet.index import LABELS
 
 ANY_SIZE = ["googlenet", "resnet20", "plain20", "squeezenet", "squeezenet_simple_bypass", "squeezenet_complex_bypass"]
 
@@ -271,5 +271,5 @@ def test_classes():
     assert classes.keys() == {"wnids", "words"}
     assert len(classes["words"]) == len(set(classes["wnids"])) == 200
     assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in classes["wnids"])
-    assert classes["wnids"] == archive.OFFICIAL_WNIDS
+    assert classes["wnids"] == LABELS
     assert classes["words"][classes["wnids"].index("n01443537")] == "goldfish, Carassius auratus"
