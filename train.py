@@ -100,17 +100,17 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     check_schedule(schedule, strategy.num_replicas_in_sync)
     if FLAGS.overwrite and out_dir == run_dir:
         run_directory.remove_run(run_dir)
-
     trainer = create_trainer(config, strategy, data.mean_image, schedule)
     saved = checkpoints.Checkpoints(out_dir, trainer)
     if not FLAGS.overwrite:  # Another worker may still be removing the run.
         saved.restore(run_dir)
-    devices = start_run(config, strategy, out_dir, saved, schedule, cost.parameters(trainer.model))
+    size, device = cost.parameters(trainer.model), distribution.describe_devices(strategy)
+    print(f"{FLAGS.model}: {size:,} parameters, in {config['precision']} on {device}, to {out_dir}")
+    devices = start_run(config, device, out_dir, saved, schedule)
     export.write_classes(out_dir, data)
     stopwatch = Stopwatch(saved.seconds)
     reporter = Reporter(out_dir, saved.step, schedule, stopwatch)
-    again = "again without --overwrite" if FLAGS.overwrite else "the same command again"
-    stop = StopRequest(strategy, reporter.say, again)
+    stop = StopRequest(strategy, reporter.say, FLAGS.overwrite)
     classify = distribution.on_every_device(evaluation.classifier(trainer.model, data.mean_image), strategy)
 
     def validate(step):
@@ -187,15 +187,12 @@ def create_trainer(config: dict, strategy: tf.distribute.Strategy, mean_image: n
 
 def start_run(
     config: dict,
-    strategy: tf.distribute.Strategy,
+    device: str,
     out_dir: pathlib.Path,
     saved: checkpoints.Checkpoints,
     schedule: Schedule,
-    parameters: int,
 ) -> list[str]:
     """Makes the run directory ready for the steps after the newest checkpoint. Returns the devices of all starts."""
-    device = distribution.describe_devices(strategy)
-    print(f"{FLAGS.model}: {parameters:,} parameters, in {config['precision']} on {device}, to {out_dir}")
     print(f"{saved.step} of {schedule.num_steps} steps done", flush=True)
     devices = provenance.record(out_dir, saved.step, device)
     if saved.step == 0:  # A resumed run may have changed its length, which counts from its next checkpoint on.

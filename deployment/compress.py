@@ -71,7 +71,8 @@ def compress(
     trained, done = checkpoints.load_model(run_dir)
     keras.utils.set_random_seed(config["seed"])
     keras.config.set_dtype_policy(config["precision"])
-    model = models.build(config["model"], training=True)
+    options = {"dropout": config["dropout"]} if config.get("dropout") else {}
+    model = models.build(config["model"], training=True, **options)
     model.set_weights(trained.get_weights())
     fine_tune(model, data, config, done, num_epochs, learning_rate)
     path = run_dir / FILE

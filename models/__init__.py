@@ -74,7 +74,7 @@ def build(
 ) -> keras.Model:
     """Builds a network, under Keras' global dtype policy.
 
-    `weights`, `include_top`, `pooling` and `input_shape` are as in `keras.applications`; the network returns logits.
+    `weights`, `include_top`, `pooling` and `input_shape` are as in `keras.applications`.
 
     Args:
       name: A key of `REGISTRY`.
@@ -82,10 +82,9 @@ def build(
       weights: None for new weights, "tiny_imagenet" for trained ones that come with the repository, or the path of a
         `.weights.h5` file of this network.
       include_top: Whether to return logits. If not, the model returns its last feature map.
-      pooling: What to do with that feature map: None to return it, "avg" or "max" to pool it over height and width.
+      pooling: None to return that feature map, "avg" or "max" to pool it over height and width.
       training: Whether to add what only training needs, such as GoogLeNet's auxiliary classifiers.
-      input_shape: (height, width, channels). The networks that end in global pooling take any height and width, None
-        for a variable size; the others accept only 56x56.
+      input_shape: (height, width, channels). Networks with global pooling take any height and width, or None.
       **options: Other arguments of the network's own builder.
 
     Returns:
@@ -94,8 +93,8 @@ def build(
       `include_top`, it returns features: (N, H, W, C), or (N, C) with `pooling`.
 
     Raises:
-      ValueError: if no network has that name, if its builder names the model otherwise, if the arguments do not fit,
-        or if the weights do not exist, are damaged or are of another network.
+      ValueError: if no network has that name, if the arguments do not fit, or if the weights do not exist, are damaged
+        or are of another network.
     """
     if name not in REGISTRY:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(REGISTRY)}")

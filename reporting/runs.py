@@ -221,24 +221,13 @@ def read_object_size(path: pathlib.Path) -> list[dict]:
         raise damaged(path, error) from error
 
 
-def todays(config: dict) -> dict:
-    """Returns a configuration in the words of today's train.py, whose older versions wrote others.
-
-    Until there was `augmentation`, `all_crops` was its last value, and `sync_batch_norm` was the default.
-    """
-    if "augmentation" in config:
-        return config
-    kept = {key: value for key, value in config.items() if (key, value) != ("sync_batch_norm", True)}
-    return kept | {"augmentation": "all_crops" if kept.pop("all_crops", False) else "ten_crop"}
-
-
 def read_run(path: pathlib.Path, name: str) -> Run:
     """Reads a run directory; it needs no checkpoint.
 
     Raises:
       UserError: if a file is damaged.
     """
-    config = todays(run_directory.read_config(path))
+    config = run_directory.read_config(path)
     for key in ("num_epochs", "batch_size"):
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise damaged(path / "config.json", f"{key} is missing or not positive")

@@ -7,4 +7,4 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 if os.path.expanduser("~") == "~":  # Without a home folder, Keras would make a folder named ~ here.
-    os.environ.setdefault("KERAS_HOME", "/tmp/.keras")
+    os.environ.setdefault("KERAS_HOME", f"/tmp/.keras-{os.getuid()}")

@@ -19,11 +19,22 @@ class Reporter:
         self._progress = summaries.Progress(step, schedule.num_steps, schedule.batch_size)
         self._schedule, self._stopwatch = schedule, stopwatch
         self._last = step, stopwatch.seconds
-        self.say, self.close, self.flush = self._progress.say, self._progress.close, self._board.flush
 
     def start(self, name: str, config: dict, images: np.ndarray) -> None:
         """Reports a run's name, its configuration and its first images, (N, 56, 56, 3) uint8."""
         self._board.start(name, config, images)
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the progress bar if there is one."""
+        self._progress.say(line)
+
+    def flush(self) -> None:
+        """Writes what TensorBoard's events hold back."""
+        self._board.flush()
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        self._progress.close()
 
     def training(self, step: int, trainer: Trainer, log: bool) -> None:
         """Reports the means over the steps since the last row of metrics.csv.

@@ -67,7 +67,18 @@ def read_config(run_dir: pathlib.Path) -> dict:
     for key in ("num_epochs", "num_cycles"):
         if key in config and (not isinstance(config[key], int) or config[key] < 1):
             raise UserError(f"{path} is damaged (it gives {key}={config[key]!r}): {remedy}")
-    return config
+    return _in_todays_words(config)
+
+
+def _in_todays_words(config: dict) -> dict:
+    """Returns a configuration in the words of today's train.py, whose older versions wrote others.
+
+    Until there was `augmentation`, `all_crops` was its last value, and `sync_batch_norm` was the default.
+    """
+    if "augmentation" in config:
+        return config
+    kept = {key: value for key, value in config.items() if (key, value) != ("sync_batch_norm", True)}
+    return kept | {"augmentation": "all_crops" if kept.pop("all_crops", False) else "ten_crop"}
 
 
 def dataset_of(file: pathlib.Path) -> str:

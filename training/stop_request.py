@@ -16,13 +16,14 @@ class StopRequest:
     Args:
       strategy: Of several workers, any may be asked to stop. Then all stop.
       say: Prints a line.
-      remedy: How to start again, for that line.
+      overwrite: Whether the run was started with --overwrite.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, say: Callable[[str], None], remedy: str):
+    def __init__(self, strategy: tf.distribute.Strategy, say: Callable[[str], None], overwrite: bool):
         self._several_workers = distribution.has_several_workers(strategy)
         self._any_worker = distribution.any_worker(strategy)
-        self._say, self._remedy = say, remedy
+        self._say = say
+        self._again = "again without --overwrite" if overwrite else "the same command again"
         self._signal = None
         self._saved_step = None
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -30,7 +31,8 @@ class StopRequest:
 
     def _receive(self, signum, frame) -> None:
         self._signal = signum
-        signal.signal(signum, signal.SIG_DFL)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
         if self._saved_step is not None:
             self.leave(self._saved_step)
 
@@ -63,5 +65,5 @@ class StopRequest:
 
     def leave(self, step: int) -> None:
         """Ends the program after a step that a checkpoint holds, with the exit status of a signal."""
-        self._say(f"stopped after step {step}: start {self._remedy} to resume")
+        self._say(f"stopped after step {step}: start {self._again} to resume")
         sys.exit(128 + (self._signal or signal.SIGTERM))

@@ -61,6 +61,6 @@ def test_check_config(tmp_path):
     with pytest.raises(UserError, match="--noresume"):
         run_directory.check_config(run_dir, CONFIG, resume=False)
     with pytest.raises(UserError, match="of an older version.*another --run_dir"):
-        run_directory.check_config(run_dir, CONFIG | {"augmentation": "ten_crop"}, resume=True)
+        run_directory.check_config(run_dir, CONFIG | {"dropout": 0.0}, resume=True)
     with pytest.raises(UserError, match="is a file"):
         run_directory.check_config(run_dir / "config.json", CONFIG, resume=True)
