@@ -27,6 +27,7 @@ import small  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
+tf.get_logger().setLevel("ERROR")  # As the programs do.
 for gpu in tf.config.list_physical_devices("GPU"):
     tf.config.experimental.set_memory_growth(gpu, True)  # The programs under test need the rest.
 

@@ -69,7 +69,9 @@ def train(devices, precision="float32", sync_batch_norm=True, jit_compile=False)
         x = (keras.layers.BatchNormalization if sync_batch_norm else BatchNormalization)(momentum=0.5)(x)
         x = keras.layers.ReLU()(x)
         x = keras.layers.GlobalAveragePooling2D()(x)
-        model = keras.Model(inputs, keras.layers.Dense(4, dtype="float32")(x))
+        backbone = keras.Model(inputs, x)  # A network may hold other models.
+        images = keras.Input((56, 56, 3))
+        model = keras.Model(images, keras.layers.Dense(4, dtype="float32")(backbone(images)))
         trainer = Trainer(model, MEAN, sync_batch_norm=sync_batch_norm, jit_compile=jit_compile, **SETTINGS)
         if precision == "mixed_float16":
             trainer.loss_scale.assign(2.0**24)
