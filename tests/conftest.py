@@ -26,10 +26,16 @@ import command_line  # noqa: E402
 import small  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+SLOWEST = "test_train test_distribution test_notebooks test_evaluate test_real_data test_weights test_predict".split()
 
 tf.get_logger().setLevel("ERROR")  # As the programs do.
 for gpu in tf.config.list_physical_devices("GPU"):
     tf.config.experimental.set_memory_growth(gpu, True)  # The programs under test need the rest.
+
+
+def pytest_collection_modifyitems(items):
+    """Runs the slowest files first, so that at the end no process waits for another."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
 @pytest.fixture(scope="session")
