@@ -6,5 +6,6 @@ import os
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
-if os.path.expanduser("~") == "~":  # Without a home folder, Keras would make a folder named ~ here.
+if os.path.expanduser("~") == "~":  # Without a home folder, Keras would make one named ~, and Matplotlib would fail.
     os.environ.setdefault("KERAS_HOME", f"/tmp/.keras-{os.getuid()}")
+    os.environ.setdefault("MPLCONFIGDIR", f"/tmp/.matplotlib-{os.getuid()}")

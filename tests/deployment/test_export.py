@@ -201,7 +201,7 @@ def test_layers_of_model_keras(synthetic_run):
         *network[1:],
         "probabilities",
     ]
-    assert model.name == "baseline" and model.input.dtype == "uint8"
+    assert model.name == "baseline" and model.inputs[0].dtype == "uint8"
     assert model.get_layer("conv").output.shape == (None, 56, 56, 16)
 
 

@@ -274,6 +274,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="IPython needs a home folder there, where it is installed")
 def test_without_a_home_folder(tmp_path, assert_one_line):
     """As in a container that runs as a user without a name: TFDS' default folder is ~/tensorflow_datasets."""
     command = [sys.executable, "-c", WITHOUT_A_HOME_FOLDER, str(REPOSITORY / "train.py")]
