@@ -121,11 +121,9 @@ def main(_) -> None:
                 print(f"predict.py: {path}: {images.pop(path)}", file=sys.stderr)
                 failed += 1
             if images:
-                result = classify(np.stack(list(images.values())))
-                wnids, words = (np.char.decode(result[name].numpy().astype(bytes)) for name in ("wnids", "words"))
-                probabilities = -np.sort(-result["probabilities"].numpy(), axis=1)[:, : export.TOP_K]
-                for path, *best in zip(images, wnids, words, probabilities, strict=True):
-                    write(path, zip(*best, strict=True))
+                best = weights.name_best(classify(np.stack(list(images.values()))))
+                for path, rows in zip(images, best, strict=True):
+                    write(path, rows)
     if FLAGS.csv:
         print(f"{len(files) - failed} of {len(files)} pictures are in {FLAGS.csv}")
     if failed:

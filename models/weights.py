@@ -103,9 +103,13 @@ def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple
     predictions = np.asarray(predictions)
     if predictions.ndim != 2 or predictions.shape[1] != NUM_CLASSES:
         raise ValueError(f"predictions must be (N, {NUM_CLASSES}), not {predictions.shape}")
-    best = best_classes(predictions, classes(), top)
+    return name_best(best_classes(predictions, classes(), top))
+
+
+def name_best(best: dict[str, tf.Tensor]) -> list[list[tuple[str, str, float]]]:
+    """Turns the result of `best_classes`, for each image, into a list of (WordNet id, words, probability)."""
     wnids, words = (np.char.decode(best[name].numpy().astype(bytes), "utf-8") for name in ("wnids", "words"))
-    values = -np.sort(-predictions, axis=1)[:, :top]
+    values = -np.sort(-np.asarray(best["probabilities"]), axis=1)[:, : wnids.shape[1]]
     rows = zip(wnids.tolist(), words.tolist(), values.tolist(), strict=True)
     return [list(zip(*row, strict=True)) for row in rows]
 
