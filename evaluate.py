@@ -29,7 +29,7 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
         pathlib.Path(path).write_text(text)
 
 
-def score_file(path: pathlib.Path, dataset: str, own_dataset: str) -> pathlib.Path:
+def score_file(path: pathlib.Path) -> pathlib.Path:
     """Returns the default file for the scores: evaluation.json, or a name that says how else they were measured."""
     parts = ["evaluation"]
     if not FLAGS.run_dir:
@@ -44,9 +44,7 @@ def score_file(path: pathlib.Path, dataset: str, own_dataset: str) -> pathlib.Pa
         parts.append(f"snapshots_{FLAGS.snapshots}")
     if FLAGS.ten_crop:
         parts.append("ten_crop")
-    if dataset != own_dataset:
-        parts.append(dataset)
-    folder = path if FLAGS.run_dir else path.parent
+    folder = path if FLAGS.run_dir else pathlib.Path() if FLAGS.weights == weights.SHIPPED else path.parent
     return folder / f"{'_'.join(parts)}.json"
 
 
@@ -57,10 +55,13 @@ def check_writable(path: str | pathlib.Path) -> None:
 
 
 def main(_) -> None:
-    path = pathlib.Path(os.path.abspath(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite))
+    if FLAGS.weights == weights.SHIPPED:
+        path = weights.FOLDER / f"{FLAGS.model}.weights.h5"
+    else:
+        path = pathlib.Path(os.path.abspath(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite))
     own_dataset = run_directory.read_config(path)["dataset"] if FLAGS.run_dir else run_directory.dataset_of(path)
     dataset = FLAGS.dataset or own_dataset
-    output = pathlib.Path(FLAGS.output or score_file(path, dataset, own_dataset))
+    output = pathlib.Path(FLAGS.output or score_file(path))
     step = None
     if FLAGS.run_dir:
         snapshots = checkpoints.last_snapshots(path, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
@@ -79,8 +80,7 @@ def main(_) -> None:
     if FLAGS.saved_model:
         wnids = export.wnids_of_saved_model(signature)
     else:
-        folder = path if FLAGS.run_dir else path.parent
-        wnids = export.wnids_of(weights.FOLDER if FLAGS.weights == weights.SHIPPED else folder)
+        wnids = export.wnids_of(path if FLAGS.run_dir else path.parent)
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(wnids)
     split = data.splits[FLAGS.split]
     if FLAGS.images:

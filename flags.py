@@ -128,7 +128,7 @@ def _check_train_flags() -> None:
 def define_evaluate_flags() -> None:
     """Defines the flags of evaluate.py."""
     define_data_flags()
-    flags.DEFINE_enum("dataset", None, DATASETS, "Data to evaluate on. Default: the run's, or full outside a run.")
+    flags.DEFINE_enum("dataset", None, DATASETS, "Data of a file. Default: that of the run which it is in, else full.")
     _define_path("run_dir", "Run to evaluate, by its newest checkpoint.")
     _define_path("weights", "A file NAME.weights.h5 to evaluate, instead of a run. Needs --model.")
     flags.DEFINE_enum("model", None, list(models.REGISTRY), "Network that --weights belongs to.")
@@ -155,8 +155,8 @@ def define_evaluate_flags() -> None:
     _define_path(
         "output",
         "File for the result. Default: evaluation.json in a run, evaluation_NAME.json beside a SavedModel or a file. "
-        "The default name includes each setting (split, images, seed, snapshots, crops, dataset) that differs from "
-        "train.py's own scoring.",
+        "The default name includes each setting (split, images, seed, snapshots, crops) that differs from train.py's "
+        "own scoring.",
     )
 
     _check_one_of("run_dir", "weights", "saved_model", "tflite")
@@ -167,6 +167,7 @@ def define_evaluate_flags() -> None:
     _check_all(["seed", "images"], lambda v: v["seed"] is None or v["images"], "needs --images")
     crops = ["ten_crop", "run_dir", "weights"]
     _check_all(crops, lambda v: not v["ten_crop"] or v["run_dir"] or v["weights"], "needs --run_dir or --weights")
+    _check_all(["dataset", "run_dir"], lambda v: not (v["dataset"] and v["run_dir"]), "a run has its own")
     _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")
 
 

@@ -155,7 +155,12 @@ def reversed_flags(tmp_path_factory, synthetic_data_dir):
 
 
 @pytest.mark.parametrize(
-    "way", ["--run_dir={}", "--saved_model={}/saved_model", "--model=baseline --weights={}/w.weights.h5"]
+    "way",
+    [
+        "--run_dir={}",
+        "--saved_model={}/saved_model --dataset=synthetic",
+        "--model=baseline --weights={}/w.weights.h5 --dataset=synthetic",
+    ],
 )
 def test_the_order_of_the_datas_classes_does_not_matter(
     tmp_path, run_main, synthetic_run, data_flags, reversed_flags, way
@@ -167,20 +172,20 @@ def test_the_order_of_the_datas_classes_does_not_matter(
     for of_data in (data_flags, reversed_flags):
         outputs = [tmp_path / "scores.json", tmp_path / "predictions.txt"]
         flags = [*way.format(tmp_path).split(), f"--output={outputs[0]}", f"--predictions={outputs[1]}"]
-        result = run_main("evaluate.py", *of_data, "--dataset=synthetic", *flags)
+        result = run_main("evaluate.py", *of_data, *flags)
         assert (result.returncode, result.stderr) == (0, "")
         results.append([output.read_text() for output in outputs])
     assert results[0] == results[1]
 
 
 def test_data_of_other_classes(tmp_path, run_main, assert_one_line, synthetic_run, synthetic_data_dir):
-    data = ["--dataset=synthetic", f"--data_dir={small.reverse_classes(synthetic_data_dir, tmp_path, 'n8')}"]
+    data = f"--data_dir={small.reverse_classes(synthetic_data_dir, tmp_path, 'n8')}"
     for network in (
         [f"--run_dir={synthetic_run}"],
         [f"--saved_model={synthetic_run}/saved_model"],
-        ["--model=squeezenet", "--weights=tiny_imagenet"],
+        ["--model=squeezenet", "--weights=tiny_imagenet", "--dataset=synthetic"],
     ):
-        result = run_main("evaluate.py", *data, *network, f"--output={tmp_path / 'scores.json'}")
+        result = run_main("evaluate.py", data, *network, f"--output={tmp_path / 'scores.json'}")
         assert_one_line(result, 1, "different classes", "the data that the network was trained on")
 
 
@@ -234,7 +239,7 @@ def test_weights_score_as_their_run_did(tmp_path, run_main, assert_one_line, syn
     for crops, way, name in ([], "run", ""), (["--ten_crop"], "ten_crop", "_ten_crop"):
         result = run_main("evaluate.py", *flags, *crops)
         assert (result.returncode, result.stderr) == (0, "")
-        scores = json.loads((tmp_path / f"evaluation_half.weights{name}_synthetic.json").read_text())
+        scores = json.loads((tmp_path / f"evaluation_half.weights{name}.json").read_text())
         expected, *_ = evaluated[way]
         assert (scores["file"], scores["bytes"]) == ("half.weights.h5", path.stat().st_size)
         assert scores["top_1"] == pytest.approx(expected["top_1"], abs=TOLERATED / 1000)
@@ -303,6 +308,8 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags
         (2, [f"--saved_model={tmp_path / 'empty'}", "--ten_crop"], ["evaluate.py: ", "--run_dir"]),
         (2, ["--weights=x.weights.h5"], ["needs --model"]),
         (2, [f"--run_dir={synthetic_run}", "--model=baseline"], ["needs --weights"]),
+        (2, [f"--run_dir={synthetic_run}", "--dataset=full"], ["--dataset", "a run has its own"]),
+        (1, ["--weights=tiny_imagenet", "--model=vgg16"], ["no trained weights of 'vgg16'"]),
         (2, [f"--run_dir={synthetic_run}", "--images=100"], ["--images", "needs --split=train"]),
         (2, [f"--run_dir={synthetic_run}", "--split=train", "--seed=1"], ["--seed", "needs --images"]),
     ]

@@ -136,8 +136,7 @@ def load_boxes(
     try:
         return np.array([example["bbox"] for example in examples.as_numpy_iterator()])
     except tf.errors.OpError as error:
-        problem = f"{builder.data_dir} is damaged ({' '.join(error.message.split())})"
-        raise UserError(f"{problem}: delete it, and it is prepared again") from error
+        raise preparation.damaged(pathlib.Path(builder.data_dir), error.message) from error
 
 
 def train_size(dataset: str) -> int:

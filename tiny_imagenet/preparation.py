@@ -81,7 +81,7 @@ def _builder(dataset: str, data_dir: str | None, archive: str | None) -> tfds.co
     except (UserError, OSError):
         raise
     except Exception as error:  # TFDS does not check these files.
-        raise _damaged(folder, f"dataset_info.json, metadata.json or label.labels.txt: {error}") from error
+        raise damaged(folder, f"dataset_info.json, metadata.json or label.labels.txt: {error}") from error
     return builder
 
 
@@ -135,14 +135,14 @@ def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
                     ids.extend(id.decode() for id in batch["id"])
                     total += batch["image"].sum(axis=0, dtype=np.uint64)
             if len(ids) != shape[0]:
-                raise _damaged(decoded.parent, f"{name} has {len(ids)} images, not {shape[0]}")
+                raise damaged(decoded.parent, f"{name} has {len(ids)} images, not {shape[0]}")
             _save(partial / f"{name}_labels.npy", np.array(labels, np.int64))
             _save(partial / f"{name}_ids.npy", np.array(ids))
             if name == "train":
                 _save(partial / "mean_image.npy", (total / shape[0]).astype(np.float32))
         partial.rename(decoded)
     except tf.errors.OpError as error:
-        raise _damaged(decoded.parent, error.message) from error
+        raise damaged(decoded.parent, error.message) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -186,11 +186,12 @@ def read_array(path: pathlib.Path, kind: str, shape: tuple[int, ...]) -> np.ndar
     except Exception as error:  # ValueError, EOFError, MemoryError, BadZipFile...
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
-        raise _damaged(path.parent, f"{path.name} cannot be read: {error}") from error
+        raise damaged(path.parent, f"{path.name} cannot be read: {error}") from error
     if (found, array.shape) != (kind, shape) or not array.dtype.isnative:
-        raise _damaged(path.parent, f"{path.name} is {array.dtype} {array.shape}, not {kind} {shape}")
+        raise damaged(path.parent, f"{path.name} is {array.dtype} {array.shape}, not {kind} {shape}")
     return array
 
 
-def _damaged(folder: pathlib.Path, problem: str) -> UserError:
+def damaged(folder: pathlib.Path, problem: str) -> UserError:
+    """Returns the error about prepared data that cannot be read."""
     return UserError(f"{folder} is damaged ({' '.join(problem.split())}): delete it, and it is prepared again")

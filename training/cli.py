@@ -75,7 +75,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(program: str, message: str, status: int) -> None:
-    print(f"{pathlib.Path(program).name}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{pathlib.Path(program).name}: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -11,8 +11,9 @@ from tiny_imagenet import locks
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import DATASETS
 from training.files import read_json, remove_folder
-from training.summaries import EVENTS
 
+EVENTS_SUFFIX = ".tiny_imagenet"  # Marks this project's TensorBoard events.
+EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
 WRITTEN = (
     "checkpoints",
     "train",

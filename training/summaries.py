@@ -16,9 +16,8 @@ from tensorboard.plugins.hparams import api as hparams
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from training.files import replace_file
+from training.run_directory import EVENTS, EVENTS_SUFFIX
 
-SUFFIX = ".tiny_imagenet"  # Marks this project's event files.
-EVENTS = f"events.out.tfevents.*{SUFFIX}"
 FIELDS = (
     "step",
     "epoch",
@@ -90,7 +89,7 @@ class TensorBoard:
                 else:
                     path.unlink()
             try:
-                self._writers[name] = tf.summary.create_file_writer(str(run_dir / name), filename_suffix=SUFFIX)
+                self._writers[name] = tf.summary.create_file_writer(str(run_dir / name), filename_suffix=EVENTS_SUFFIX)
             except tf.errors.OpError as error:
                 problem = f"cannot write to {run_dir / name} ({error.message})"
                 raise UserError(f"{problem}: pass another --run_dir") from error
