@@ -50,6 +50,7 @@ def _define_recipe_flags() -> None:
         "those at all 81 offsets, mirrored or not, as in the paper's reference [11]; all_crops: all ten, which takes "
         "ten times the time and memory.",
     )
+    _define_path("exclude", "Text file with the ids of training images to leave out, such as n01443537_0.JPEG.")
     flags.DEFINE_float("dropout", 0.0, "Dropout rate, for the networks that have a place for it.")
     flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
     flags.DEFINE_float(
@@ -219,6 +220,15 @@ def define_report_flags() -> None:
     )
 
     flags.mark_flags_as_mutual_exclusive(["runs", "mistakes"], required=True)
+
+
+def define_exclusion_flags() -> None:
+    """Defines the flags of reporting/exclusion.py."""
+    define_data_flags()
+    flags.DEFINE_enum("dataset", "full", DATASETS, "Data whose training images to divide.")
+    _define_path("out", "Folder of the files, and of the two runs.", required=True)
+    share = "Percentage of the training images to choose."
+    flags.DEFINE_float("percent", 5.0, share, lower_bound=0, upper_bound=50)
 
 
 class _PathParser(flags.ArgumentParser):

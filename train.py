@@ -2,6 +2,7 @@
 
 from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
+import hashlib
 import pathlib
 import shlex
 import tempfile
@@ -30,6 +31,10 @@ def configuration(run_dir: pathlib.Path) -> dict:
     """Returns the content of config.json: the settings that a resumed run must keep."""
     keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov augmentation dropout weight_decay"
     config = {key: FLAGS[key].value for key in [*keys.split(), "clip_norm", "seed", "sync_batch_norm"]}
+    config["exclude"] = ""
+    if excluded := excluded_ids():
+        digest = hashlib.sha256(" ".join(sorted(excluded)).encode()).hexdigest()
+        config["exclude"] = f"{pathlib.Path(FLAGS.exclude).name}: {len(excluded)} images, {digest[:8]}"
     config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     config["precision"] = FLAGS.precision
     if FLAGS.precision == "auto":  # A resumed run keeps its precision, whatever machine it moves to.
@@ -37,6 +42,11 @@ def configuration(run_dir: pathlib.Path) -> dict:
         kept = run_directory.read_config(run_dir) if resumed else {}
         config["precision"] = kept.get("precision") or default_precision()
     return config
+
+
+def excluded_ids() -> set[str]:
+    """Returns the ids of the training images that the file of --exclude names."""
+    return set(pathlib.Path(FLAGS.exclude).read_text(errors="replace").split()) if FLAGS.exclude else set()
 
 
 def main(_) -> None:
@@ -71,7 +81,7 @@ def main(_) -> None:
 
 def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
     """Returns whether the run has done all of its steps, and is scored and exported as the flags ask."""
-    size = input_pipeline.train_size(config["dataset"])
+    size = input_pipeline.train_size(config["dataset"]) - len(excluded_ids())
     num_steps = Schedule(config["num_epochs"], size, config["batch_size"], config["num_cycles"]).num_steps
     if read_json(run_dir / "time.json").get("finished_step") != num_steps:
         return False
@@ -96,7 +106,8 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
     if run_directory.has_run(run_dir) and not FLAGS.overwrite:
         data = data.in_order_of(export.wnids_of(run_dir))
-    schedule = Schedule(FLAGS.num_epochs, len(data.splits["train"]), FLAGS.batch_size, FLAGS.num_cycles)
+    train_split = data.splits["train"].without(ids) if (ids := excluded_ids()) else data.splits["train"]
+    schedule = Schedule(FLAGS.num_epochs, len(train_split), FLAGS.batch_size, FLAGS.num_cycles)
     check_schedule(schedule, strategy.num_replicas_in_sync)
     if FLAGS.overwrite and out_dir == run_dir:
         run_directory.remove_run(run_dir)
@@ -121,7 +132,7 @@ def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path,
     if step in schedule.epoch_ends:  # The run was stopped between the epoch's last checkpoint and its validation.
         validate(step)
     stopwatch.restart()
-    for images, crop_index, labels in training_batches(strategy, data.splits["train"], step, schedule.num_steps):
+    for images, crop_index, labels in training_batches(strategy, train_split, step, schedule.num_steps):
         if step == 0:
             reporter.start(run_dir.resolve().name, config, strategy.experimental_local_results(images)[0].numpy())
         trainer.train_step(images, crop_index, labels)

@@ -72,7 +72,7 @@ class Run:
         named = [
             f"{key}={value}"
             for key, value in config.items()
-            if key not in UNNAMED and (value != settings[key] if key in settings else value not in (None, False))
+            if key not in UNNAMED and (value != settings[key] if key in settings else value)
         ]
         return ", ".join([self.network, *named])
 

@@ -255,6 +255,35 @@ def test_augmentation(tmp_path, run_small, assert_one_line, small_flags):
     assert_one_line(run_small(*flags), 1, "augmentation=all_crops, not ten_crop")
 
 
+def test_excluded_images_are_not_trained_on(tmp_path, monkeypatch, run_small, assert_one_line, small_flags):
+    """Their ids are in a file. A run keeps the flag, and the scores are on all images."""
+    trained_on = []
+
+    def record(split, *arguments):
+        trained_on.append(split.ids)
+        return train_batches(split, *arguments)
+
+    train_batches = input_pipeline.train_batches
+    monkeypatch.setattr(input_pipeline, "train_batches", record)
+    flags = [*small_flags, f"--run_dir={tmp_path / 'run'}", "--num_epochs=1", "--noexport"]
+    data_dir = next(flag.partition("=")[2] for flag in flags if flag.startswith("--data_dir"))
+    with small.registered():
+        every = input_pipeline.load("synthetic", data_dir).splits["train"].ids
+    listed = tmp_path / "listed.txt"
+    listed.write_text("\n".join(every[::2]))
+    assert run_small(*flags, f"--exclude={listed}").returncode == 0
+    assert trained_on[0].tolist() == every[1::2].tolist()
+    training, _ = rows(tmp_path / "run")
+    assert training[-1]["step"] == str(len(every) // 2 // 50)
+    assert json.loads((tmp_path / "run/evaluation_train_ten_crop.json").read_text())["images"] == len(every)
+    assert "is finished" in run_small(*flags, f"--exclude={listed}").stdout
+    assert_one_line(run_small(*flags), 1, f"exclude=listed.txt: {len(every) // 2} images")
+    listed.write_text("nosuch.JPEG")
+    assert_one_line(run_small(*flags, "--overwrite", f"--exclude={listed}"), 1, "no image is called 'nosuch.JPEG'")
+    assert (tmp_path / "run/metrics.csv").exists()
+    assert_one_line(run_small(*flags, "--overwrite", f"--exclude={tmp_path / 'none'}"), 1, "none: No such file")
+
+
 def test_flags_reach_the_training(tmp_path, monkeypatch, run_small, assert_one_line, small_flags):
     """Where each value differs from its default."""
     recorded = {}

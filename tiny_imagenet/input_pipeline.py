@@ -7,7 +7,7 @@ the step, so a run can resume at any step without other state.
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import tensorflow as tf
@@ -37,6 +37,19 @@ class Split:
         """Returns `size` images drawn at random, each at most once, in their order; all if there are no more."""
         random = np.random.default_rng(seed)
         rows = np.sort(random.choice(len(self), min(size, len(self)), replace=False))
+        return Split(self.images[rows], self.labels[rows], self.ids[rows])
+
+    def without(self, ids: Collection[str]) -> "Split":
+        """Returns the images but those with the given ids, in their order.
+
+        Raises:
+          UserError: if an id is of no image, or if no image is left.
+        """
+        if unknown := sorted(set(ids) - set(self.ids.tolist())):
+            raise UserError(f"no image is called {unknown[0]!r}: give ids such as {self.ids[0]}")
+        if len(set(ids)) == len(self):
+            raise UserError("no image is left: exclude fewer")
+        rows = np.flatnonzero(~np.isin(self.ids, list(ids)))
         return Split(self.images[rows], self.labels[rows], self.ids[rows])
 
 

@@ -74,8 +74,10 @@ def read_config(run_dir: pathlib.Path) -> dict:
 def _in_todays_words(config: dict) -> dict:
     """Returns a configuration in the words of today's train.py, whose older versions wrote others.
 
-    Until there was `augmentation`, `all_crops` was its last value, and `sync_batch_norm` was the default.
+    Until there was `augmentation`, `all_crops` was its last value, and `sync_batch_norm` was the default. `exclude` is
+    newer still.
     """
+    config = {"exclude": ""} | config
     if "augmentation" in config:
         return config
     kept = {key: value for key, value in config.items() if (key, value) != ("sync_batch_norm", True)}
