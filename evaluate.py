@@ -44,7 +44,9 @@ def score_file(path: pathlib.Path) -> pathlib.Path:
         parts.append(f"snapshots_{FLAGS.snapshots}")
     if FLAGS.ten_crop:
         parts.append("ten_crop")
-    folder = path if FLAGS.run_dir else pathlib.Path() if FLAGS.weights == weights.SHIPPED else path.parent
+    folder = path if FLAGS.run_dir else path.parent
+    if FLAGS.weights == weights.SHIPPED:
+        folder = pathlib.Path()  # The working directory: weights/ may be an installed package's.
     return folder / f"{'_'.join(parts)}.json"
 
 

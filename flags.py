@@ -50,7 +50,11 @@ def _define_recipe_flags() -> None:
         "those at all 81 offsets, mirrored or not, as in the paper's reference [11]; all_crops: all ten, which takes "
         "ten times the time and memory.",
     )
-    _define_path("exclude", "Text file with the ids of training images to leave out, such as n01443537_0.JPEG.")
+    excluded = (
+        "Text file with the ids of training images to leave out, such as n01443537_0.JPEG, one per line. They still "
+    )
+    excluded += "count in the mean image and in the score of the training images."
+    _define_path("exclude", excluded)
     flags.DEFINE_float("dropout", 0.0, "Dropout rate, for the networks that have a place for it.")
     flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
     flags.DEFINE_float(
@@ -129,9 +133,14 @@ def _check_train_flags() -> None:
 def define_evaluate_flags() -> None:
     """Defines the flags of evaluate.py."""
     define_data_flags()
-    flags.DEFINE_enum("dataset", None, DATASETS, "Data of a file. Default: that of the run which it is in, else full.")
+    flags.DEFINE_enum(
+        "dataset",
+        None,
+        DATASETS,
+        "Dataset to score a file on; a run has its own. Default: that of the file's run, or full.",
+    )
     _define_path("run_dir", "Run to evaluate, by its newest checkpoint.")
-    _define_path("weights", "A file NAME.weights.h5 to evaluate, instead of a run. Needs --model.")
+    _define_path("weights", "A .weights.h5 file, or tiny_imagenet for weights/, instead of a run. Needs --model.")
     flags.DEFINE_enum("model", None, list(models.REGISTRY), "Network that --weights belongs to.")
     _define_path("saved_model", "SavedModel to evaluate, instead of a run.")
     _define_path("tflite", "TFLite file to evaluate, instead of a run.")
@@ -155,7 +164,8 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_integer("batch_size", 250, images, lower_bound=1, upper_bound=INT32_MAX)
     _define_path(
         "output",
-        "File for the result. Default: evaluation.json in a run, evaluation_NAME.json beside a SavedModel or a file. "
+        "File for the result. Default: evaluation.json in a run, evaluation_NAME.json beside a SavedModel or a file, "
+        "or in the working directory for --weights=tiny_imagenet. "
         "The default name includes each setting (split, images, seed, snapshots, crops) that differs from train.py's "
         "own scoring.",
     )
@@ -225,10 +235,10 @@ def define_report_flags() -> None:
 def define_exclusion_flags() -> None:
     """Defines the flags of reporting/exclusion.py."""
     define_data_flags()
-    flags.DEFINE_enum("dataset", "full", DATASETS, "Data whose training images to divide.")
+    flags.DEFINE_enum("dataset", "full", DATASETS, "Data whose training images to divide into halves.")
     _define_path("out", "Folder of the files, and of the two runs.", required=True)
     share = "Percentage of the training images to choose."
-    flags.DEFINE_float("percent", 5.0, share, lower_bound=0, upper_bound=50)
+    flags.DEFINE_float("percent", 5.0, share, lower_bound=0.1, upper_bound=50)
 
 
 class _PathParser(flags.ArgumentParser):

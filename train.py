@@ -2,7 +2,6 @@
 
 from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
-import hashlib
 import pathlib
 import shlex
 import tempfile
@@ -21,6 +20,7 @@ from tiny_imagenet.errors import UserError
 from training import checkpoints, distribution, evaluation, provenance, run_directory
 from training.files import read_json, write_json
 from training.reporter import Reporter
+from training.run_directory import describe_ids
 from training.schedule import Schedule
 from training.step import Trainer, default_precision
 from training.stop_request import StopRequest
@@ -31,10 +31,7 @@ def configuration(run_dir: pathlib.Path) -> dict:
     """Returns the content of config.json: the settings that a resumed run must keep."""
     keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov augmentation dropout weight_decay"
     config = {key: FLAGS[key].value for key in [*keys.split(), "clip_norm", "seed", "sync_batch_norm"]}
-    config["exclude"] = ""
-    if excluded := excluded_ids():
-        digest = hashlib.sha256(" ".join(sorted(excluded)).encode()).hexdigest()
-        config["exclude"] = f"{pathlib.Path(FLAGS.exclude).name}: {len(excluded)} images, {digest[:8]}"
+    config["exclude"] = describe_ids(excluded_ids())
     config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     config["precision"] = FLAGS.precision
     if FLAGS.precision == "auto":  # A resumed run keeps its precision, whatever machine it moves to.
@@ -45,8 +42,17 @@ def configuration(run_dir: pathlib.Path) -> dict:
 
 
 def excluded_ids() -> set[str]:
-    """Returns the ids of the training images that the file of --exclude names."""
-    return set(pathlib.Path(FLAGS.exclude).read_text(errors="replace").split()) if FLAGS.exclude else set()
+    """Returns the ids of the training images that the file of --exclude names; none without the flag.
+
+    Raises:
+      UserError: if it names none.
+    """
+    if not FLAGS.exclude:
+        return set()
+    ids = set(pathlib.Path(FLAGS.exclude).read_text(errors="replace").split())
+    if not ids:
+        raise UserError(f"{FLAGS.exclude} is empty: drop --exclude")
+    return ids
 
 
 def main(_) -> None:

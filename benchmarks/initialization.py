@@ -1,7 +1,7 @@
 """Measures what a network learns in its first steps with other initial kernels: python -m benchmarks.initialization
 
-GoogLeNet by default, as the paper names its initialization, with batch normalization and with biases in its place. The
-steps are those of train.py on the real data, at the start of its first cycle.
+The network is GoogLeNet by default, with batch normalization and with biases in its place. The steps are those of
+train.py on the real data, at the start of its first cycle.
 """
 
 from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
@@ -23,14 +23,17 @@ INITIALIZERS = {
     "normal, 0.01": lambda seed: keras.initializers.RandomNormal(stddev=0.01, seed=seed),
 }
 
-programs.define_data_flags()
-flags.DEFINE_enum("dataset", "full", input_pipeline.DATASETS, "Data to train on.")
-flags.DEFINE_enum("model", "googlenet", list(models.REGISTRY), "The network.")
-flags.DEFINE_integer("steps", 390, "Steps of training.", lower_bound=1)
-flags.DEFINE_integer("measured", 20, "Steps at the end whose means are printed.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.1, "Learning rate at the start.", lower_bound=0.0)
-flags.DEFINE_integer("batch_size", 256, "Images per step.", lower_bound=1)
-flags.DEFINE_enum("precision", None, ["float32", "mixed_float16", "mixed_bfloat16"], "Default: train.py's.")
+MEASURED = 20  # Steps at the end whose means are printed.
+
+
+def define_flags() -> None:
+    programs.define_data_flags()
+    flags.DEFINE_enum("dataset", "full", input_pipeline.DATASETS, "Data to train on.")
+    flags.DEFINE_enum("model", "googlenet", list(models.REGISTRY), "The network.")
+    flags.DEFINE_integer("steps", 390, "Steps of training.", lower_bound=MEASURED)
+    flags.DEFINE_float("learning_rate", 0.1, "Learning rate at the start.", lower_bound=0.0)
+    flags.DEFINE_integer("batch_size", 256, "Images per step.", lower_bound=1)
+    flags.DEFINE_enum("precision", None, ["float32", "mixed_float16", "mixed_bfloat16"], "Default: train.py's.")
 
 
 def initialized(model: keras.Model, initializer, batch_norm: bool) -> keras.Model:
@@ -70,7 +73,7 @@ def train(model: keras.Model, data: input_pipeline.TinyImageNet) -> str:
     )
     batches = input_pipeline.train_batches(data.splits["train"], FLAGS.batch_size, 0, 0, FLAGS.steps)
     for number, batch in enumerate(batches):
-        if number == FLAGS.steps - FLAGS.measured:
+        if number == FLAGS.steps - MEASURED:
             trainer.reset_means()
         trainer.train_step(*batch)
     means = trainer.means()
@@ -79,21 +82,23 @@ def train(model: keras.Model, data: input_pipeline.TinyImageNet) -> str:
 
 def main(_) -> None:
     precision = FLAGS.precision or step.default_precision()
-    keras.config.set_dtype_policy(precision)
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
-    print(f"{FLAGS.model}, {precision}, learning rate {FLAGS.learning_rate}, the last of {FLAGS.steps} steps:\n")
+    title = f"{FLAGS.model}, {precision}, learning rate {FLAGS.learning_rate}, "
+    print(f"{title}means of steps {FLAGS.steps - MEASURED + 1} to {FLAGS.steps}:\n")
     print("| kernels | normalization | cross-entropy | top-1 | global norm |\n| --- | --- | --- | --- | --- |")
     for name, initializer in INITIALIZERS.items():
         for batch_norm in (True, False):
+            keras.config.set_dtype_policy(precision)  # clear_session resets it.
             model = initialized(models.build(FLAGS.model, training=True), initializer, batch_norm)
             kind = "batch normalization" if batch_norm else "biases"
             try:
                 row = train(model, data)
-            except UserError as error:
-                row = f"{error} | | "
+            except UserError:
+                row = "diverged | | "
             print(f"| {name} | {kind} | {row} |", flush=True)
             keras.utils.clear_session()
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

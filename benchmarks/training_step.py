@@ -164,7 +164,6 @@ def measure(name: str, precision: str, batch: tuple[np.ndarray, ...]) -> str:
 
 def main(_) -> None:
     precision = FLAGS.precision
-    keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     number = FLAGS.batch_size
@@ -180,6 +179,7 @@ def main(_) -> None:
     columns += ["TensorFlow's GFLOP/s", f"{FLAGS.product}^3 matrix product", "share of it"]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
     for name in dict.fromkeys(FLAGS.model):
+        keras.config.set_dtype_policy(precision)  # clear_session resets it.
         print(measure(name, precision, batch), flush=True)
         keras.utils.clear_session()
     if not peers():

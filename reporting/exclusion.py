@@ -20,7 +20,9 @@ from deployment import export
 from flags import FLAGS
 from reporting import mistakes
 from tiny_imagenet import input_pipeline
+from tiny_imagenet.errors import UserError
 from training import checkpoints, evaluation, run_directory
+from training.files import read_json, replace_file
 
 SEED = 0
 
@@ -37,10 +39,15 @@ def held_out_margins(files: list[pathlib.Path]) -> dict[str, float]:
     for file in files:
         run_dir = file.with_suffix("")
         model, _ = checkpoints.load_model(run_dir)
-        dataset = run_directory.read_config(run_dir)["dataset"]
+        config, ids = run_directory.read_config(run_dir), file.read_text().split()
+        if config["exclude"] != run_directory.describe_ids(ids):
+            raise UserError(f"{run_dir} was not trained with --exclude={file}: delete it, and train it again")
+        if not read_json(run_dir / "time.json").get("finished_step"):
+            raise UserError(f"{run_dir} is not finished: train it to its end")
+        dataset = config["dataset"]
         data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(export.wnids_of(run_dir))
         split = data.splits["train"]
-        split = split.without(set(split.ids.tolist()) - set(file.read_text().split()))
+        split = split.without(set(split.ids.tolist()) - set(ids))  # Those that it was not trained on.
         probabilities = evaluation.predict(evaluation.classifier(model, data.mean_image), split)
         print(f"{run_dir}: top-1 {evaluation.accuracy(probabilities, split.labels)['top_1']:.2%} on the other half")
         found |= zip(split.ids.tolist(), mistakes.margins(probabilities, split.labels).tolist(), strict=True)
@@ -48,7 +55,8 @@ def held_out_margins(files: list[pathlib.Path]) -> dict[str, float]:
 
 
 def _write(path: pathlib.Path, ids) -> None:
-    path.write_text("".join(f"{id}\n" for id in sorted(ids)))
+    with replace_file(path) as partial:
+        partial.write_text("".join(f"{id}\n" for id in sorted(ids)))
 
 
 def main(_) -> None:

@@ -40,13 +40,13 @@ class Split:
         return Split(self.images[rows], self.labels[rows], self.ids[rows])
 
     def without(self, ids: Collection[str]) -> "Split":
-        """Returns the images but those with the given ids, in their order.
+        """Returns a copy, in memory, of the images but those with the given ids, in their order.
 
         Raises:
           UserError: if an id is of no image, or if no image is left.
         """
         if unknown := sorted(set(ids) - set(self.ids.tolist())):
-            raise UserError(f"no image is called {unknown[0]!r}: give ids such as {self.ids[0]}")
+            raise UserError(f"no image is called {unknown[0]!r}: exclude ids such as {self.ids[0]}")
         if len(set(ids)) == len(self):
             raise UserError("no image is left: exclude fewer")
         rows = np.flatnonzero(~np.isin(self.ids, list(ids)))

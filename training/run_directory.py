@@ -1,10 +1,11 @@
 """The run directory: its configuration, whose it is, and what belongs to it."""
 
 import contextlib
+import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import models
 from tiny_imagenet import locks
@@ -82,6 +83,12 @@ def _in_todays_words(config: dict) -> dict:
         return config
     kept = {key: value for key, value in config.items() if (key, value) != ("sync_batch_norm", True)}
     return kept | {"augmentation": "all_crops" if kept.pop("all_crops", False) else "ten_crop"}
+
+
+def describe_ids(ids: Collection[str]) -> str:
+    """Returns what config.json says of the excluded images: their number and a checksum of their ids; "" for none."""
+    digest = hashlib.sha256(" ".join(sorted(ids)).encode()).hexdigest()
+    return f"{len(ids)} images {digest[:8]}" if ids else ""
 
 
 def dataset_of(file: pathlib.Path) -> str:
