@@ -20,18 +20,17 @@ from tiny_imagenet.errors import UserError
 from training import checkpoints, distribution, evaluation, provenance, run_directory
 from training.files import read_json, write_json
 from training.reporter import Reporter
-from training.run_directory import describe_ids
 from training.schedule import Schedule
 from training.step import Trainer, default_precision
 from training.stop_request import StopRequest
 from training.stopwatch import Stopwatch
 
 
-def configuration(run_dir: pathlib.Path) -> dict:
+def configuration(run_dir: pathlib.Path, excluded: set[str]) -> dict:
     """Returns the content of config.json: the settings that a resumed run must keep."""
     keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov augmentation dropout weight_decay"
     config = {key: FLAGS[key].value for key in [*keys.split(), "clip_norm", "seed", "sync_batch_norm"]}
-    config["exclude"] = describe_ids(excluded_ids())
+    config["exclude"] = run_directory.describe_ids(excluded)
     config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     config["precision"] = FLAGS.precision
     if FLAGS.precision == "auto":  # A resumed run keeps its precision, whatever machine it moves to.
@@ -69,11 +68,12 @@ def main(_) -> None:
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = distribution.get_strategy(FLAGS.distribute)  # Several workers meet here, before anything else.
-    config = configuration(run_dir)
+    excluded = excluded_ids()
+    config = configuration(run_dir, excluded)
     if not FLAGS.overwrite:
         asked = FLAGS["num_cycles"].present > 0
         run_directory.check_config(run_dir, config, resume=FLAGS.resume, may_change_cycles=asked)
-        if is_finished(run_dir, config):
+        if is_finished(run_dir, config, len(excluded)):
             print(f"{run_dir} is finished: {config['num_epochs']} epochs are done. Raise --num_epochs to train on.")
             print_next_steps(run_dir)
             return
@@ -82,12 +82,12 @@ def main(_) -> None:
     scratch = None if chief else tempfile.TemporaryDirectory()
     out_dir = run_dir if chief else pathlib.Path(scratch.name)
     with run_directory.lock(out_dir), distribution.report_lost_workers(strategy):
-        train(config, strategy, run_dir, out_dir)
+        train(config, excluded, strategy, run_dir, out_dir)
 
 
-def is_finished(run_dir: pathlib.Path, config: dict) -> bool:
+def is_finished(run_dir: pathlib.Path, config: dict, num_excluded: int) -> bool:
     """Returns whether the run has done all of its steps, and is scored and exported as the flags ask."""
-    size = input_pipeline.train_size(config["dataset"]) - len(excluded_ids())
+    size = input_pipeline.train_size(config["dataset"]) - num_excluded
     num_steps = Schedule(config["num_epochs"], size, config["batch_size"], config["num_cycles"]).num_steps
     if read_json(run_dir / "time.json").get("finished_step") != num_steps:
         return False
@@ -107,12 +107,18 @@ def print_next_steps(run_dir: pathlib.Path) -> None:
     print(f"Write the report:     python report.py --runs={quoted}")
 
 
-def train(config: dict, strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path) -> None:
+def train(
+    config: dict,
+    excluded: set[str],
+    strategy: tf.distribute.Strategy,
+    run_dir: pathlib.Path,
+    out_dir: pathlib.Path,
+) -> None:
     """Trains from the newest checkpoint in run_dir, if any, to the end of the run, and writes to out_dir."""
     data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
     if run_directory.has_run(run_dir) and not FLAGS.overwrite:
         data = data.in_order_of(export.wnids_of(run_dir))
-    train_split = data.splits["train"].without(ids) if (ids := excluded_ids()) else data.splits["train"]
+    train_split = data.splits["train"].without(excluded) if excluded else data.splits["train"]
     schedule = Schedule(FLAGS.num_epochs, len(train_split), FLAGS.batch_size, FLAGS.num_cycles)
     check_schedule(schedule, strategy.num_replicas_in_sync)
     if FLAGS.overwrite and out_dir == run_dir:

@@ -1,6 +1,7 @@
 """Evaluates as a user does, and by NumPy."""
 
 import json
+import pathlib
 import re
 import shutil
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import command_line
+import evaluate
 import small
 from deployment import export
 from models import weights
@@ -278,6 +281,16 @@ def test_scores_of_other_images_have_a_file_of_their_own(two_snapshots, run_main
     few = ["--split=train", "--images=300", "--seed=1"]
     assert run_main("evaluate.py", *data_flags, f"--run_dir={path}", *few).returncode == 0
     assert json.loads((path / "evaluation_train_images_300_seed_1.json").read_text())["images"] == 300
+
+
+def test_scores_of_shipped_weights_are_named_after_the_network(tmp_path):
+    """They go to the working directory, and those of other weights beside their file."""
+    shipped = weights.FOLDER / "squeezenet.weights.h5"
+    for flag, folder in (("tiny_imagenet", pathlib.Path()), (str(tmp_path / shipped.name), tmp_path)):
+        path = shipped if flag == "tiny_imagenet" else tmp_path / shipped.name
+        with command_line.defined("evaluate"):
+            evaluate.FLAGS(["evaluate.py", "--model=squeezenet", f"--weights={flag}"])
+            assert evaluate.score_file(path) == folder / "evaluation_squeezenet.weights.json"
 
 
 def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, data_flags):

@@ -75,7 +75,9 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(program: str, message: str, status: int) -> None:
-    print(f"{pathlib.Path(program).name}: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
+    print(
+        f"{pathlib.Path(program).name}: {' '.join(filter(None, map(str.strip, message.splitlines())))}", file=sys.stderr
+    )
     sys.exit(status)
 
 

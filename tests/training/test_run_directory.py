@@ -25,6 +25,16 @@ def test_lock(tmp_path):
         pass
 
 
+def test_a_run_from_before_images_could_be_excluded_goes_on(tmp_path):
+    old = CONFIG | {"augmentation": "ten_crop"}
+    write_json(tmp_path / "config.json", old)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/ckpt-1.index").touch()
+    run_directory.check_config(tmp_path, old | {"exclude": ""})
+    with pytest.raises(UserError, match="exclude=, not 5 images 0a1b2c3d"):
+        run_directory.check_config(tmp_path, old | {"exclude": "5 images 0a1b2c3d"})
+
+
 OF_NO_EPOCHS = json.dumps(CONFIG | {"num_epochs": 0}).encode()
 
 
