@@ -105,6 +105,7 @@ def op_error(kind, message):
     "error, words",
     [
         (UserError("the loss\nbecame NaN: try less"), "train.py: the loss became NaN: try less\n"),
+        (UserError("no run:\n\n  two  spaces.zip\n"), "train.py: no run: two  spaces.zip\n"),  # The name of a file.
         (op_error(tf.errors.ResourceExhaustedError, "OOM when allocating tensor"), "out of memory: try a smaller"),
         (op_error(tf.errors.ResourceExhaustedError, "x; No space left on device"), "No space left on device: make"),
         (MemoryError(), "out of memory: try a smaller"),
