@@ -146,6 +146,18 @@ def synthetic_run(tmp_path_factory, run_main, synthetic_flags):
 
 
 @pytest.fixture(scope="session")
+def small_run(tmp_path_factory, run_main, small_data_dir):
+    """The directory of a finished run of the small network of tests/small.py, eight steps long. Tests only read it."""
+    path = tmp_path_factory.mktemp("small_runs") / "small"
+    flags = "--model=small --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=50 --log_every=1"
+    flags += " --nofinal_scores --precision=float32"
+    with small.registered():
+        result = run_main("train.py", *flags.split(), f"--data_dir={small_data_dir}", f"--run_dir={path}")
+    assert (result.returncode, result.stderr) == (0, "")
+    return path
+
+
+@pytest.fixture(scope="session")
 def assert_one_line():
     """Checks that a program ended with `status` and said why in one line on standard error, with all of `words`."""
 
