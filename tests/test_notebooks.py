@@ -27,6 +27,13 @@ WORDS = {" ".join(cls) for cls in synthetic.CLASSES}
 
 def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, tmp_path: pathlib.Path, **variables) -> str:
     """Runs a notebook in a folder with some environment variables; returns the text that it printed."""
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    client.execute(env=environment(tmp_path, **variables))  # Raises CellExecutionError where a cell does.
+    return printed(notebook)
+
+
+def environment(tmp_path: pathlib.Path, **variables) -> dict[str, str]:
+    """Returns the environment for a notebook's kernel, with some variables."""
     parameters = ("PYTHONPATH", "PROJECT", "RUN_DIR", "MODEL", "IMAGES", "PICTURES", "REPOSITORY")
     environment = {name: value for name, value in os.environ.items() if name not in parameters}
     environment |= {
@@ -34,10 +41,7 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, tmp_path: pat
         "IPYTHONDIR": str(tmp_path / "ipython"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
-    environment |= {name: str(value) for name, value in variables.items()}
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
-    client.execute(env=environment)  # Raises CellExecutionError where a cell does.
-    return printed(notebook)
+    return environment | {name: str(value) for name, value in variables.items()}
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -166,17 +170,20 @@ def check_keras(text: str) -> None:
     assert len(re.findall(r"^(?:red disc|green square|blue stripes): .+ [\d.]+%$", text, re.MULTILINE)) == 3
 
 
-@pytest.mark.parametrize("name", ["saved_model", "fine_tune", "data_and_mistakes"])
-def test_without_a_run_and_without_weights(name, no_weights, tmp_path):
-    """One line says what to do."""
-    notebook = read(name)
-    notebook.cells.insert(0, no_weights)
-    with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
-        execute(notebook, NOTEBOOKS, tmp_path, RUN_DIR=tmp_path / "none")
-    assert caught.value.ename == "SystemExit"
-    assert "RUN_DIR" in caught.value.evalue and "\n" not in caught.value.evalue
-    (error,) = [output for output in outputs(notebook) if output.output_type == "error"]
-    assert len(error.traceback) <= 2 and "File " not in "".join(error.traceback)
+def test_without_a_run_and_without_weights(no_weights, tmp_path):
+    """One line says what to do. A kernel executes all notebooks: it loads TensorFlow once."""
+    client = nbclient.NotebookClient(read("saved_model"), timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}})
+    with client.setup_kernel(env=environment(tmp_path, RUN_DIR=tmp_path / "none")):
+        for name in ("saved_model", "fine_tune", "data_and_mistakes"):
+            client.nb = read(name)
+            client.nb.cells.insert(0, no_weights)
+            with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
+                for number, cell in enumerate(client.nb.cells):
+                    client.execute_cell(cell, number)
+            assert caught.value.ename == "SystemExit", name
+            assert "RUN_DIR" in caught.value.evalue and "\n" not in caught.value.evalue
+            (error,) = [output for output in outputs(client.nb) if output.output_type == "error"]
+            assert len(error.traceback) <= 2 and "File " not in "".join(error.traceback)
 
 
 def test_data_and_mistakes(synthetic_run, synthetic_data_dir, tmp_path):
@@ -204,10 +211,16 @@ def accuracies(text: str) -> list[float]:
     return [float(share) for share in re.findall(r"^epoch \d+: .* on validation ([\d.]+)%$", text, re.MULTILINE)]
 
 
-def test_fine_tune_a_run(synthetic_run, tmp_path):
+def read_fine_tune(head_epochs: int, epochs: int) -> nbformat.NotebookNode:
     notebook = read("fine_tune")
     for cell in notebook.cells:
-        cell.source = cell.source.replace("HEAD_EPOCHS, EPOCHS = 5, 5", "HEAD_EPOCHS, EPOCHS = 1, 1")
+        numbers = f"HEAD_EPOCHS, EPOCHS = {head_epochs}, {epochs}"
+        cell.source = cell.source.replace("HEAD_EPOCHS, EPOCHS = 5, 5", numbers)
+    return notebook
+
+
+def test_fine_tune_a_run(synthetic_run, tmp_path):
+    notebook = read_fine_tune(1, 1)
 
     text = execute(notebook, NOTEBOOKS, tmp_path, RUN_DIR=synthetic_run)
 
@@ -225,7 +238,7 @@ def test_fine_tune_the_repository_s_weights(shipped, tmp_path):
         for number in range(40):
             picture = np.clip(random.normal(colour, 20, (80, 100 + number, 3)), 0, 255).astype(np.uint8)
             (tmp_path / "pictures" / name / f"{number}.png").write_bytes(tf.io.encode_png(picture).numpy())
-    notebook = read("fine_tune")
+    notebook = read_fine_tune(3, 1)
     notebook.cells.insert(0, shipped)
     variables = {"RUN_DIR": tmp_path / "none", "MODEL": "baseline", "PICTURES": tmp_path / "pictures"}
 

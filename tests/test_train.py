@@ -30,8 +30,8 @@ from training.checkpoints import Checkpoints
 from training.step import Trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-EPOCHS, STEPS = 25, 200
-CYCLE_ENDS = [67, 134, 200]  # Of three cycles.
+EPOCHS, STEPS = 14, 112
+CYCLE_ENDS = [38, 75, 112]  # Of three cycles.
 SMALL = f"--model=small --dataset=synthetic --batch_size=50 --num_epochs={EPOCHS} --num_cycles=3 --log_every=4"
 SMALL += " --learning_rate=0.03 --precision=float32"
 KILL_SEED = int(os.environ.get("KILL_SEED", 0))
@@ -125,15 +125,14 @@ def uninterrupted(tmp_path_factory, run_small, small_flags):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory, start_script, run_small, small_flags):
-    """The same run, twice killed, once asked to stop, then left alone: its directory and each start's outcome.
+    """The same run, once killed, once asked to stop, then left alone: its directory and each start's outcome.
 
-    The kills come at moments drawn from KILL_SEED. By then the run has written more than its last checkpoint knows of.
+    The kill comes at a moment drawn from KILL_SEED. By then the run has written more than its last checkpoint knows of.
     """
     path = tmp_path_factory.mktemp("interrupted")
     flags = [*small_flags, f"--run_dir={path}"]
     rng = random.Random(KILL_SEED)
-    kills = [(rng.randrange(*steps, 4), signal.SIGKILL, rng.uniform(0, 0.2)) for steps in ((4, 32), (60, 100))]
-    signals = [*kills, (120, signal.SIGINT)]
+    signals = [(rng.randrange(4, 64, 4), signal.SIGKILL, rng.uniform(0, 0.2)), (72, signal.SIGINT)]
     print(f"KILL_SEED={KILL_SEED}: (step, signal, delay) is", *signals)
     outcomes = [train_until(start_script, flags, *each) for each in signals]
     last = run_small(*flags)
@@ -233,7 +232,7 @@ def test_provenance(interrupted):
     path, _ = interrupted
     starts = json.loads((path / "provenance.json").read_text())["starts"]
     steps = [start["step"] for start in starts]
-    assert steps[0] == 0 and steps == sorted(set(steps)) and 120 <= steps[-1] < STEPS
+    assert steps[0] == 0 and steps == sorted(set(steps)) and 72 <= steps[-1] < STEPS
     assert {(start["tensorflow"], start["keras"]) for start in starts} == {(tf.__version__, keras.__version__)}
     command = ["git", "rev-parse", "HEAD"]
     head = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None
@@ -357,19 +356,19 @@ def test_time_leaves_out_a_pause(tmp_path, monkeypatch, run_small, small_flags):
 
 
 def test_learns(uninterrupted):
-    """Without momentum, or at a tenth of the learning rate, it reaches 73% and 0.65; with shuffled labels, 13%."""
+    """Without momentum it reaches 65% and 0.85, at a tenth of the learning rate 63% and 0.91."""
     assert json.loads((uninterrupted / "evaluation.json").read_text())["top_1"] > 0.85
     training, _ = rows(uninterrupted)
     assert np.mean([float(row["cross_entropy"]) for row in training[-2:]]) < 0.3
 
 
 def test_stops_and_goes_on(interrupted):
-    path, (*killed, (stopped, output, error), (ended, resumed, _)) = interrupted
-    assert [status for status, *_ in killed] == 2 * [-signal.SIGKILL]
+    path, ((killed, *_), (stopped, output, error), (ended, resumed, _)) = interrupted
+    assert killed == -signal.SIGKILL
     assert stopped == 128 + signal.SIGINT
     assert error == ""
     step = int(re.search(r"stopped after step (\d+)", output)[1])
-    assert 120 <= step < STEPS
+    assert 72 <= step < STEPS
     assert f"\n{step} of {STEPS} steps done" in resumed
     assert ended == 0
     training, validation = rows(path)
