@@ -183,9 +183,7 @@ def reversed_flags(tmp_path_factory, small_data_dir):
         "--model=small --weights={}/w.weights.h5 --dataset=synthetic",
     ],
 )
-def test_the_order_of_the_datas_classes_does_not_matter(
-    tmp_path, run_main, small_run, data_flags, reversed_flags, way
-):
+def test_the_order_of_the_datas_classes_does_not_matter(tmp_path, run_main, small_run, data_flags, reversed_flags, way):
     for part in ("config.json", "classes.json", "checkpoints", "saved_model"):
         (tmp_path / part).symlink_to(small_run / part)
     weights.save(export.inference_model(checkpoints.load_model(small_run)[0]), tmp_path / "w.weights.h5")

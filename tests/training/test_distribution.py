@@ -18,7 +18,8 @@ from training import distribution
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 NO_GPU = {"PYTHONPATH": str(TESTS.parent), "CUDA_VISIBLE_DEVICES": "-1"}
 STEPS = 20
-FLAGS = "--model=small_without_dropout --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=20 --log_every=1 --nofinal_scores"
+FLAGS = "--model=small_without_dropout --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=20 --log_every=1"
+FLAGS += " --nofinal_scores"
 # At a learning rate of 0.1, the first steps enlarge a difference of rounding.
 FLAGS += " --learning_rate=0.01 --precision=float32 --sync_batch_norm"
 
