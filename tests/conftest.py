@@ -107,24 +107,38 @@ def run_main():
 
 
 @pytest.fixture(scope="session")
-def synthetic_data_dir(tmp_path_factory):
-    """A --data_dir in which --dataset=synthetic has been prepared."""
-    from tiny_imagenet import input_pipeline
+def made_once(tmp_path_factory, worker_id):
+    """Makes a folder once: of pytest's processes, the first to ask for it does, and the others wait."""
+    from tiny_imagenet import locks
 
-    path = tmp_path_factory.mktemp("data")
-    input_pipeline.load("synthetic", str(path))
-    return path
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
+
+    def make_once(name, make):
+        path = shared / name
+        with locks.lock(shared / f"{name}.lock", when_taken=lambda: None):
+            if not path.exists():
+                make(path)
+        return path
+
+    return make_once
 
 
 @pytest.fixture(scope="session")
-def small_data_dir(tmp_path_factory):
+def synthetic_data_dir(made_once):
+    """A --data_dir in which --dataset=synthetic has been prepared."""
+    from tiny_imagenet import input_pipeline
+
+    return made_once("synthetic_data", lambda path: input_pipeline.load("synthetic", str(path)))
+
+
+@pytest.fixture(scope="session")
+def small_data_dir(made_once):
     """A --data_dir in which the --dataset=synthetic of tests/small.py has been prepared."""
     from tiny_imagenet import input_pipeline
 
-    path = tmp_path_factory.mktemp("small_data")
     with small.registered():
-        input_pipeline.load("synthetic", str(path))
-    return path
+        return made_once("small_data", lambda path: input_pipeline.load("synthetic", str(path)))
 
 
 @pytest.fixture(scope="session")
@@ -136,25 +150,28 @@ def synthetic_flags(synthetic_data_dir):
 
 
 @pytest.fixture(scope="session")
-def synthetic_run(tmp_path_factory, run_main, synthetic_flags):
+def synthetic_run(made_once, run_main, synthetic_flags):
     """The directory of a finished run of the baseline, ten steps long. Tests only read it."""
-    path = tmp_path_factory.mktemp("runs") / "baseline"
-    result = run_main("train.py", *synthetic_flags, f"--run_dir={path}")
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    return path
+
+    def train(path):
+        result = run_main("train.py", *synthetic_flags, f"--run_dir={path}")
+        assert (result.returncode, result.stderr) == (0, "")
+
+    return made_once("synthetic_run", train)
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory, run_main, small_data_dir):
+def small_run(made_once, run_main, small_data_dir):
     """The directory of a finished run of the small network of tests/small.py, eight steps long. Tests only read it."""
-    path = tmp_path_factory.mktemp("small_runs") / "small"
     flags = "--model=small --dataset=synthetic --num_epochs=1 --num_cycles=1 --batch_size=50 --log_every=1"
     flags += " --nofinal_scores --precision=float32"
-    with small.registered():
-        result = run_main("train.py", *flags.split(), f"--data_dir={small_data_dir}", f"--run_dir={path}")
-    assert (result.returncode, result.stderr) == (0, "")
-    return path
+
+    def train(path):
+        with small.registered():
+            result = run_main("train.py", *flags.split(), f"--data_dir={small_data_dir}", f"--run_dir={path}")
+        assert (result.returncode, result.stderr) == (0, "")
+
+    return made_once("small_run", train)
 
 
 @pytest.fixture(scope="session")

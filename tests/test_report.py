@@ -111,11 +111,11 @@ def test_mistakes_of_shipped_weights(run_main, assert_one_line, synthetic_data_d
     monkeypatch.setattr(input_pipeline, "load_boxes", lambda *_: np.tile([0.0, 0.0, 0.5, 1.0], (20, 1)))
     monkeypatch.chdir(tmp_path)
 
-    result = run_main("report.py", "--mistakes=googlenet")
+    result = run_main("report.py", "--mistakes=squeezenet")
 
     assert (result.returncode, result.stderr) == (0, "")
     assert asked_for == ["full"] and "written to mistakes\n" in result.stdout
-    network, split = models.build("googlenet", weights="tiny_imagenet"), few.splits["validation"]
+    network, split = models.build("squeezenet", weights="tiny_imagenet"), few.splits["validation"]
     crops = (split.images[:, 4:60, 4:60] - few.mean_image[4:60, 4:60]) / 64
     best = network.predict(crops, verbose=0).argmax(axis=1)
     wrong = sum(wnids[label] != few.wnids[own] for label, own in zip(best, split.labels, strict=True))
@@ -128,8 +128,8 @@ def test_mistakes_of_shipped_weights(run_main, assert_one_line, synthetic_data_d
     row = split.ids.tolist().index(first["image"])
     assert (first["label"], first["other"]) == (few.wnids[split.labels[row]], wnids[best[row]])
 
-    (tmp_path / "googlenet").mkdir()  # A run goes before a network of its name.
-    assert "googlenet is not a run" in run_main("report.py", "--mistakes=googlenet").stderr
+    (tmp_path / "squeezenet").mkdir()  # A run goes before a network of its name.
+    assert "squeezenet is not a run" in run_main("report.py", "--mistakes=squeezenet").stderr
     monkeypatch.setattr(weights, "index", lambda: {"resnet20": {}})
     refused = run_main("report.py", "--mistakes=alexnet")
     assert_one_line(refused, 1, "there are weights of resnet20", "--mistakes=RUN_DIR")
