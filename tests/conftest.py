@@ -15,6 +15,7 @@ with stderr.quiet():  # What TensorFlow's libraries log while they load.
 import concurrent.futures  # noqa: E402
 import importlib  # noqa: E402
 import pathlib  # noqa: E402
+import shutil  # noqa: E402
 import signal  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
@@ -115,10 +116,12 @@ def made_once(tmp_path_factory, worker_id):
     shared = own if worker_id == "master" else own.parent
 
     def make_once(name, make):
-        path = shared / name
+        path, done = shared / name, shared / f"{name}.done"
         with locks.lock(shared / f"{name}.lock", when_taken=lambda: None):
-            if not path.exists():
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)  # Half made, if there is one.
                 make(path)
+                done.touch()
         return path
 
     return make_once

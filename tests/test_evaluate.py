@@ -55,11 +55,11 @@ def evaluated(tmp_path_factory, run_main, small_run, two_snapshots, data_flags):
     """Of each way to evaluate the run: its evaluation.json, its predictions' lines and its standard output."""
     folder = tmp_path_factory.mktemp("evaluated")
     ways = {
-        "run": ["--run_dir={}"],
+        "run": ["--run_dir={}", "--batch_size=99"],
         "saved_model": ["--saved_model={}/exported", "--dataset=synthetic"],
         "ten_crop": ["--run_dir={}", "--ten_crop", "--batch_size=99"],
         "snapshots": ["--run_dir={}", "--snapshots=2"],
-        "snapshots_ten_crop": ["--run_dir={}", "--snapshots=2", "--ten_crop"],
+        "snapshots_ten_crop": ["--run_dir={}", "--snapshots=2", "--ten_crop", "--batch_size=99"],
         "test": ["--run_dir={}", "--split=test"],
     }
     evaluated = {}

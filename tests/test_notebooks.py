@@ -16,7 +16,8 @@ import tensorflow as tf
 
 import small
 from models import weights
-from tiny_imagenet import synthetic
+from tiny_imagenet import input_pipeline, synthetic
+from training import checkpoints, evaluation
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -176,7 +177,8 @@ def test_without_a_run_and_without_weights(no_weights, tmp_path):
     with client.setup_kernel(env=environment(tmp_path, RUN_DIR=tmp_path / "none")):
         for name in ("saved_model", "fine_tune", "data_and_mistakes"):
             client.nb = read(name)
-            client.nb.cells.insert(0, no_weights)
+            reset = nbformat.v4.new_code_cell("%reset -f")  # What another notebook has defined.
+            client.nb.cells[:0] = [reset, no_weights]
             with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
                 for number, cell in enumerate(client.nb.cells):
                     client.execute_cell(cell, number)
@@ -201,6 +203,13 @@ def test_data_and_mistakes(synthetic_run, synthetic_data_dir, tmp_path):
     assert len(rows) == 10
     assert len({word for best, _, worst, _ in rows for word in (best, worst)} & WORDS) == 20
     assert all(float(best) >= float(worst) for _, best, _, worst in rows)
+    model, _ = checkpoints.load_model(synthetic_run)
+    data = input_pipeline.load("synthetic", str(synthetic_data_dir))
+    labels = data.splits["validation"].labels
+    classify = evaluation.classifier(model, data.mean_image)
+    answers = evaluation.predict(classify, data.splits["validation"]).argmax(axis=1)
+    accuracy = {words: 100 * np.mean(answers[labels == label] == label) for label, words in enumerate(data.words)}
+    assert {float(share) - accuracy[words] for row in rows for words, share in (row[:2], row[2:])} == {0}
     assert len(re.findall(r"^ +\d+ times: .+ and .+$", text, re.MULTILINE)) == 10
     found = int(re.search(r"^([\d,]+) of 1,000 labels are possibly ambiguous$", text, re.MULTILINE)[1])
     quintiles = re.findall(r"^quintile \d.*? +([\d.]+) +([\d.]+)$", text, re.MULTILINE)

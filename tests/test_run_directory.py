@@ -33,9 +33,9 @@ def small_flags(small_data_dir):
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory, run_small, small_flags):
+def trained(tmp_path_factory, run_small, small_flags):
     """The directory of a finished run. Tests only read it."""
-    path = tmp_path_factory.mktemp("small_run") / "small"
+    path = tmp_path_factory.mktemp("finished") / "small"
     result = run_small("train.py", *small_flags, f"--run_dir={path}")
     assert (result.returncode, result.stderr) == (0, "")
     return path
@@ -64,9 +64,9 @@ def contents(folder):
 
 
 @pytest.fixture
-def finished(small_run, tmp_path):
+def finished(trained, tmp_path):
     """A copy of a finished run."""
-    shutil.copytree(small_run, tmp_path / "run")
+    shutil.copytree(trained, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -226,26 +226,26 @@ def test_a_resumed_run_keeps_its_precision(train, tmp_path, finished, kept):
     assert config(finished)["precision"] == kept
 
 
-def test_finished_run_is_exported_again(tmp_path, run_small, small_run, small_flags):
+def test_finished_run_is_exported_again(tmp_path, run_small, trained, small_flags):
     """By --export_only, and by the run's own command, which evaluates again too; neither trains."""
     paths = tmp_path / "export_only", tmp_path / "same_command"
     for path in paths:
-        shutil.copytree(small_run, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
+        shutil.copytree(trained, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
     commands = [["train.py", *small_flags, f"--run_dir={path}"] for path in paths]
     commands[0] += ["--export_only", "--batch_size=64"]  # Of the flags it takes no more than where the run is.
     for command in commands:
         result = run_small(*command)
         assert (result.returncode, result.stderr) == (0, "")
         assert "export" in result.stdout and "step 10/10" not in result.stdout
-    expected = keras.saving.load_model(small_run / "model.keras").get_weights()
+    expected = keras.saving.load_model(trained / "model.keras").get_weights()
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
-    serve = tf.saved_model.load(str(small_run / "saved_model")).signatures["serving_default"]
+    serve = tf.saved_model.load(str(trained / "saved_model")).signatures["serving_default"]
     probabilities = serve(images=tf.constant(images))["probabilities"].numpy()
     for path in paths:
-        assert (path / "metrics.csv").read_bytes() == (small_run / "metrics.csv").read_bytes()
+        assert (path / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
         weights = keras.saving.load_model(path / "model.keras").get_weights()
         assert all(map(np.array_equal, weights, expected))
         serve = tf.saved_model.load(str(path / "saved_model")).signatures["serving_default"]
         np.testing.assert_allclose(serve(images=tf.constant(images))["probabilities"], probabilities, rtol=1e-5)
     assert not (paths[0] / "evaluation.json").exists()
-    assert (paths[1] / "evaluation.json").read_bytes() == (small_run / "evaluation.json").read_bytes()
+    assert (paths[1] / "evaluation.json").read_bytes() == (trained / "evaluation.json").read_bytes()

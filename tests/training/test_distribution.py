@@ -12,7 +12,6 @@ import keras
 import pytest
 import tensorflow as tf
 
-import small
 from tiny_imagenet.errors import UserError
 from training import distribution
 
@@ -252,11 +251,10 @@ def flags(small_data_dir):
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory, run_main, flags):
+def expected(tmp_path_factory, run_script, flags):
     """The losses of a run on one device."""
     run_dir = tmp_path_factory.mktemp("one") / "run"
-    with small.registered():
-        result = run_main("train.py", *flags, f"--run_dir={run_dir}")
+    result = run_script("tests/small.py", *flags, f"--run_dir={run_dir}", **NO_GPU)
     assert result.returncode == 0, result.stderr
     return losses(run_dir)
 
