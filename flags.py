@@ -50,11 +50,11 @@ def _define_recipe_flags() -> None:
         "those at all 81 offsets, mirrored or not, as in the paper's reference [11]; all_crops: all ten, which takes "
         "ten times the time and memory.",
     )
-    excluded = (
+    _define_path(
+        "exclude",
         "Text file with the ids of training images to leave out, such as n01443537_0.JPEG, one per line. They still "
+        "count in the mean image and in the score of the training images.",
     )
-    excluded += "count in the mean image and in the score of the training images."
-    _define_path("exclude", excluded)
     flags.DEFINE_float("dropout", 0.0, "Dropout rate, for the networks that have a place for it.")
     flags.DEFINE_float("weight_decay", 1e-4, "Factor of the L2 loss, sum(w^2)/2 over the kernels.")
     flags.DEFINE_float(
@@ -235,7 +235,7 @@ def define_report_flags() -> None:
 def define_exclusion_flags() -> None:
     """Defines the flags of reporting/exclusion.py."""
     define_data_flags()
-    flags.DEFINE_enum("dataset", "full", DATASETS, "Data whose training images to divide into halves.")
+    flags.DEFINE_enum("dataset", "full", DATASETS, "Data whose training images to choose from.")
     _define_path("out", "Folder of the files, and of the two runs.", required=True)
     share = "Percentage of the training images to choose."
     flags.DEFINE_float("percent", 5.0, share, lower_bound=0.1, upper_bound=50)

@@ -33,7 +33,7 @@ def write_halves(ids: np.ndarray, files: list[pathlib.Path]) -> None:
         _write(path, half)
 
 
-def held_out_margins(files: list[pathlib.Path]) -> dict[str, float]:
+def held_out_margins(data: input_pipeline.TinyImageNet, files: list[pathlib.Path]) -> dict[str, float]:
     """Returns the margin of each image's label, by the network that was not trained on it: see `mistakes.margins`."""
     found = {}
     for file in files:
@@ -44,9 +44,7 @@ def held_out_margins(files: list[pathlib.Path]) -> dict[str, float]:
             raise UserError(f"{run_dir} was not trained with --exclude={file}: delete it, and train it again")
         if not read_json(run_dir / "time.json").get("finished_step"):
             raise UserError(f"{run_dir} is not finished: train it to its end")
-        dataset = config["dataset"]
-        data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(export.wnids_of(run_dir))
-        split = data.splits["train"]
+        split = data.in_order_of(export.wnids_of(run_dir)).splits["train"]
         split = split.without(set(split.ids.tolist()) - set(ids))  # Those that it was not trained on.
         probabilities = evaluation.predict(evaluation.classifier(model, data.mean_image), split)
         print(f"{run_dir}: top-1 {evaluation.accuracy(probabilities, split.labels)['top_1']:.2%} on the other half")
@@ -63,12 +61,12 @@ def main(_) -> None:
     out = pathlib.Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "half_1.txt", out / "half_2.txt"]
+    data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
     if not all(file.exists() for file in files):
-        data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
         write_halves(data.splits["train"].ids, files)
         print(f"written to {files[0]} and {files[1]}: train a network without each, to {out}/half_1 and {out}/half_2")
         return
-    margins = held_out_margins(files)
+    margins = held_out_margins(data, files)
     ids = np.array(sorted(margins))
     count = round(FLAGS.percent / 100 * len(ids))
     _write(out / "worst.txt", sorted(margins, key=margins.get)[:count])

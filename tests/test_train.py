@@ -125,14 +125,15 @@ def uninterrupted(tmp_path_factory, run_small, small_flags):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory, start_script, run_small, small_flags):
-    """The same run, once killed, once asked to stop, then left alone: its directory and each start's outcome.
+    """The same run, twice killed, once asked to stop, then left alone: its directory and each start's outcome.
 
-    The kill comes at a moment drawn from KILL_SEED. By then the run has written more than its last checkpoint knows of.
+    The kills come at moments drawn from KILL_SEED. By then the run has written more than its last checkpoint knows of.
     """
     path = tmp_path_factory.mktemp("interrupted")
     flags = [*small_flags, f"--run_dir={path}"]
     rng = random.Random(KILL_SEED)
-    signals = [(rng.randrange(4, 64, 4), signal.SIGKILL, rng.uniform(0, 0.2)), (72, signal.SIGINT)]
+    kills = [(rng.randrange(*steps, 4), signal.SIGKILL, rng.uniform(0, 0.2)) for steps in ((4, 32), (36, 60))]
+    signals = [*kills, (72, signal.SIGINT)]
     print(f"KILL_SEED={KILL_SEED}: (step, signal, delay) is", *signals)
     outcomes = [train_until(start_script, flags, *each) for each in signals]
     last = run_small(*flags)
@@ -363,8 +364,8 @@ def test_learns(uninterrupted):
 
 
 def test_stops_and_goes_on(interrupted):
-    path, ((killed, *_), (stopped, output, error), (ended, resumed, _)) = interrupted
-    assert killed == -signal.SIGKILL
+    path, (*killed, (stopped, output, error), (ended, resumed, _)) = interrupted
+    assert [status for status, *_ in killed] == 2 * [-signal.SIGKILL]
     assert stopped == 128 + signal.SIGINT
     assert error == ""
     step = int(re.search(r"stopped after step (\d+)", output)[1])

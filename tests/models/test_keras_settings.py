@@ -21,8 +21,9 @@ import models
 import numpy as np
 
 print(keras.config.backend(), keras.config.image_data_format(), keras.config.floatx(), keras.config.epsilon())
-model = models.build("baseline")
-print(sum(weight.numpy().size for weight in model.trainable_weights), model.dtype_policy.name)
+for name in ("baseline", "resnet20"):
+    model = models.build(name)
+    print(sum(weight.numpy().size for weight in model.trainable_weights), model.dtype_policy.name)
 images = np.random.default_rng(0).integers(0, 256, (2, 56, 56, 3))
 logits = models.build("squeezenet", weights="tiny_imagenet").predict(models.preprocess_input(images), verbose=0)
 print(logits.dtype, *logits[:, :3].ravel().round(3))
@@ -52,9 +53,9 @@ def expected(tmp_path_factory):
 
 
 def test_defaults(expected):
-    settings, baseline, logits = expected.splitlines()
+    settings, baseline, resnet20, logits = expected.splitlines()
     assert settings == "tensorflow channels_last float32 1e-07"
-    assert baseline.split() == ["13054504", "float32"]
+    assert baseline.split() == ["13054504", "float32"] and resnet20.split() == ["11279112", "float32"]
     assert logits.startswith("float32 ")
 
 
