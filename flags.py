@@ -17,7 +17,7 @@ INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 def define_data_flags() -> None:
     """Defines the flags of every program that reads the dataset."""
     _define_path("data_dir", "Folder for the prepared data. Default: ~/tensorflow_datasets.")
-    _define_path("archive", "tiny-imagenet-200.zip, or its unpacked folder. By default, the archive is downloaded.")
+    _define_path("archive", "tiny-imagenet-200.zip or its folder, read to prepare the data. Default: download it.")
 
 
 def define_train_flags() -> None:
@@ -98,7 +98,7 @@ def _define_run_flags() -> None:
     flags.DEFINE_bool(
         "deterministic",
         False,
-        "Use deterministic kernels alone, so that a GPU's run that is resumed ends bit-identical, too. Slower.",
+        "Use only deterministic kernels: meant to make resumed runs bit-identical on a GPU too, not tested. Slower.",
     )
     flags.DEFINE_bool("keep_snapshots", True, "Keep the weights at the end of each cycle, for evaluate.py --snapshots.")
     flags.DEFINE_bool(

@@ -76,7 +76,7 @@ def read_picture(path: pathlib.Path) -> np.ndarray | str:
 
 
 def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
-    """Returns the network that the flags name, as a function from (N, 64, 64, 3) uint8; see `export.best_classes`."""
+    """Returns the network that the flags name, as a function from (N, 64, 64, 3) uint8; see `weights.best_classes`."""
     if FLAGS.saved_model:
         signature = export.load_saved_model(pathlib.Path(FLAGS.saved_model))
         return lambda images: signature(images=tf.constant(images))
@@ -97,7 +97,7 @@ def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
                 raise UserError(f"{file} has other classes than Tiny ImageNet: use --run_dir={run_dir}")
         model = export.load_weights(FLAGS.model, FLAGS.weights or weights.SHIPPED)
         classify, classes = evaluation.classifier(model, weights.mean_image()), weights.classes()
-    return lambda images: export.best_classes(classify(images), classes)
+    return lambda images: weights.best_classes(classify(images), classes)
 
 
 def main(_) -> None:

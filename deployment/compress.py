@@ -65,9 +65,12 @@ def compress(
       The file, which Keras' `load_weights` reads.
 
     Raises:
-      UserError: if the directory holds no run, if fine-tuning diverges, or if a weight is beyond the range of float16.
+      UserError: if the directory holds no run or one that left out images, if fine-tuning diverges, or if a weight is
+        beyond the range of float16.
     """
     config = run_directory.read_config(run_dir)
+    if config["exclude"]:
+        raise UserError(f"{run_dir} was trained with --exclude, so it cannot be fine-tuned here: use another run")
     trained, done = checkpoints.load_model(run_dir)
     keras.utils.set_random_seed(config["seed"])
     keras.config.set_dtype_policy(config["precision"])

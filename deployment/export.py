@@ -14,7 +14,6 @@ import models
 from deployment import pictures, tflite
 from models import weights
 from models.layers import to_plain_keras
-from models.weights import best_classes
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
@@ -109,7 +108,7 @@ def save_saved_model(whole: keras.Model, classes: dict[str, list[str]], folder: 
           `probabilities` (N, 200) float32; `wnids` and `words` (N, 5) strings, the most probable class first.
         """
         images = tf.ensure_shape(images, (None, *IMAGE_SHAPE))  # A loaded signature checks the dtype alone.
-        return best_classes(whole(images, training=False), classes, TOP_K)
+        return weights.best_classes(whole(images, training=False), classes, TOP_K)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="jpegs")])
     def serve_jpeg(jpegs):

@@ -24,12 +24,14 @@ def ship(run_dir: pathlib.Path) -> pathlib.Path:
       The file of the weights.
 
     Raises:
-      UserError: if the directory holds no run, one on synthetic data, or one whose newest checkpoint has not been
-        scored by ten crops, or if a weight is beyond the range of float16.
+      UserError: if the directory holds no run, one on synthetic data or with other classes, or one whose newest
+        checkpoint has not been scored by ten crops, or if a weight is beyond the range of float16.
     """
     model, step = checkpoints.load_model(run_dir)
     if run_directory.read_config(run_dir)["dataset"] != "full":
         raise UserError(f"{run_dir} was trained on synthetic data")
+    if export.wnids_of(run_dir) not in (None, weights.classes()["wnids"]):
+        raise UserError(f"the classes of {run_dir}, or their order, are not those of weights/: train it on the archive")
     scores = read_json(run_dir / "evaluation_ten_crop.json")
     if scores.get("step", -1) != step:
         raise UserError(f"score it first: python evaluate.py --run_dir={shlex.quote(str(run_dir))} --ten_crop")

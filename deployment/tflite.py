@@ -25,8 +25,8 @@ def export(model: keras.Model, data: TinyImageNet, run_dir: pathlib.Path) -> Non
     """Writes `model.tflite` and `model_int8.tflite` to the run directory, replacing older ones.
 
     Both take raw `images` (N, 64, 64, 3) uint8, do their own centre crop, mean and scale, and return `logits` (N, 200)
-    float32, in the order of wnids.txt. They leave the softmax out: TFLite's 8-bit softmax has a resolution of 1/256,
-    which rounds most of the 200 probabilities to 0.
+    float32, in the order of `classes.json`. They leave the softmax out: TFLite's 8-bit softmax has a resolution of
+    1/256, which rounds most of the 200 probabilities to 0.
 
     In the second every weight and activation is an 8-bit integer, and the logits become floats at the very end. The
     scales of the activations are from training images (Jacob et al., arXiv:1712.05877).
@@ -88,7 +88,8 @@ def classifier(path: pathlib.Path) -> evaluation.Classifier:
       UserError: if it is damaged, or another program's.
     """
     content = path.read_bytes()
-    with _telling(path), quiet():  # TensorFlow's own interpreter says that its successor is in another package.
+    # TensorFlow's own interpreter says that its successor is in another package.
+    with _name_file_in_errors(path), quiet():
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
         if interpreter.get_signature_list() != SIGNATURE:
             raise ValueError("its signature is not from images to logits")
@@ -100,14 +101,14 @@ def classifier(path: pathlib.Path) -> evaluation.Classifier:
             raise ValueError("it does not turn (N, 64, 64, 3) uint8 to float32")
 
     def probabilities(images):
-        with _telling(path):
+        with _name_file_in_errors(path):
             return tf.nn.softmax(runner(images=np.asarray(images))["logits"])
 
     return probabilities
 
 
 @contextlib.contextmanager
-def _telling(path: pathlib.Path) -> Iterator[None]:
+def _name_file_in_errors(path: pathlib.Path) -> Iterator[None]:
     """Turns what TFLite raises of a file that it cannot run into one error that names it."""
     try:
         yield

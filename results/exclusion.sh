@@ -8,13 +8,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out=runs/exclusion
-data=""
+data=()
 for flag in "$@"; do
-  case $flag in --dataset=* | --data_dir=* | --archive=*) data+=" $flag" ;; esac
+  case $flag in --dataset=* | --data_dir=* | --archive=*) data+=("$flag") ;; esac
 done
 
-# shellcheck disable=SC2086  # The flags are several words.
-choose() { python -m reporting.exclusion --out="$out" $data; }
+choose() { python -m reporting.exclusion --out="$out" ${data[@]+"${data[@]}"}; }
 train() { python train.py "${@:2}" --model=alexnet --run_dir="$out/$1"; }
 
 [ -e "$out/half_2.txt" ] || choose

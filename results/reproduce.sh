@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains and scores the networks of Table 3 again, one after the other, to runs/NAME, and writes the tables and figures to
-# runs/report. Stop it at any time: started again, it leaves out finished runs and resumes the one that was stopped.
+# Trains and scores the paper's networks and their main variants, one after the other, to runs/NAME, and writes the
+# tables and figures to runs/report. Stop it at any time: started again, it leaves out finished runs and resumes the one
+# that was stopped.
 #
 #   results/reproduce.sh [FLAGS OF train.py, FOR EVERY RUN]
 #
@@ -19,6 +20,8 @@ done <<'LIST'
 baseline             --model=baseline
 baseline_seed1       --model=baseline --seed=1
 baseline_seed2       --model=baseline --seed=2
+baseline_one_cosine  --model=baseline --num_cycles=1
+baseline_uniform     --model=baseline --augmentation=uniform
 alexnet              --model=alexnet
 alexnet_uniform      --model=alexnet --augmentation=uniform
 resnet20             --model=resnet20

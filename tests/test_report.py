@@ -9,6 +9,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from training import run_directory
+
 OBJECT_SIZE = {f"object_size.{kind}" for kind in ("csv", "md", "png", "svg")}
 TABLES = {f"{table}.{kind}" for table in ("table_3", "epochs", "table_4") for kind in ("csv", "md")}
 FIGURES = {f"figure_{number}.{kind}" for number in (5, 6, 7) for kind in ("png", "svg")}
@@ -71,7 +73,7 @@ def test_reports_on_what_train_writes(run_main, synthetic_run, tmp_path):
 
 
 def test_mistakes_of_a_run(run_main, synthetic_run, synthetic_data_dir, tmp_path):
-    out = tmp_path / "out"
+    out = tmp_path / "mistakes"
     result = run_main("report.py", f"--mistakes={synthetic_run}", f"--data_dir={synthetic_data_dir}", f"--out={out}")
     assert (result.returncode, result.stderr) == (0, "")
     top_1 = json.loads((synthetic_run / "evaluation.json").read_text())["top_1"]
@@ -93,6 +95,8 @@ def test_mistakes_of_a_run(run_main, synthetic_run, synthetic_data_dir, tmp_path
     assert [int(row["images"]) for row in sizes] == [200] * 5
     assert np.mean([float(row["top-1"]) for row in sizes]) == pytest.approx(100 * top_1)
     assert {path.name for path in out.glob("object_size.*")} == OBJECT_SIZE
+    known = [path for pattern in run_directory.MISTAKES for path in tmp_path.glob(pattern)]
+    assert sorted(known) == sorted(out.iterdir())
     for name in ("figure_8.png", "confusion.png", "object_size.png"):
         assert matplotlib.image.imread(out / name).std() > 0.05
 

@@ -92,12 +92,13 @@ def test_overwrite_starts_anew_and_removes_only_the_run(train, finished):
         (finished / name).parent.mkdir(exist_ok=True)
         (finished / name).write_text("mine")
     (finished / "mistakes").mkdir()
-    (finished / "mistakes" / "object_size.csv").touch()
+    for name in ("object_size.csv", "figure_8.png"):
+        (finished / "mistakes" / name).touch()
     result = train("--overwrite", "--seed=3")
     assert (result.returncode, result.stderr) == (0, "")
     assert "\n0 of 10 steps done" in result.stdout
     assert config(finished)["seed"] == 3 and steps(finished) == [*range(1, 11), 10]
-    removed = ("saved_model", "model.keras", "mistakes/object_size.csv")
+    removed = ("saved_model", "model.keras", "mistakes/object_size.csv", "mistakes/figure_8.png")
     assert not any((finished / name).exists() for name in removed)
     assert [(finished / name).read_text() for name in others] == ["mine"] * len(others)
 
@@ -179,7 +180,7 @@ def test_evaluations_do_not_change_what_is_finished(train, run_small, finished, 
 
 def test_a_run_gets_more_epochs_with_cycles_of_the_same_length(train, assert_one_line, finished):
     assert_one_line(train("--num_epochs=2", "--num_cycles=1", "--seed=1"), 1, "seed=0, not 1")
-    made = ("model_int8.tflite", "evaluation_model_int8.json", "compressed.weights.h5", "mistakes/object_size.csv")
+    made = ("model_int8.tflite", "evaluation_model_int8.json", "compressed.weights.h5", "mistakes/classes.md")
     outdated = [finished / name for name in (*made, "model.keras", "saved_model")]
     (finished / "mistakes").mkdir()
     for name in made:

@@ -108,8 +108,9 @@ def lock(data_dir: str | os.PathLike) -> Iterator[None]:
             leftovers = [
                 *folder.glob("decoded.incomplete.*"),
                 *folder.parent.glob(f"incomplete.*_{folder.name}"),
-                *folder.parents[2].glob("downloads/*tiny-imagenet-200*.tmp.*"),
             ]
+            if folder.parent.name == "full":  # Nothing else is downloaded, under its lock.
+                leftovers += folder.parents[2].glob("downloads/*tiny-imagenet-200*.tmp.*")
             for path in leftovers:
                 shutil.rmtree(path, ignore_errors=True)
         yield

@@ -78,8 +78,6 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
     """Returns a function that is True on all workers if the flag is set on any. All workers must call it together."""
-    if not has_several_workers(strategy):
-        return bool
 
     @tf.function
     def count(flag):
@@ -92,7 +90,7 @@ def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
 
 
 def on_device(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.data.Dataset:
-    """Prefetches batches to the GPU, so that they are there when a step starts. Strategies of several devices do it."""
+    """Prefetches batches to the GPU, so that they are there when a step starts, as strategies of several devices do."""
     gpus = tf.config.list_logical_devices("GPU")
     if not gpus or not isinstance(batches, tf.data.Dataset):
         return batches

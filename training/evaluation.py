@@ -37,8 +37,7 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
     def probabilities(images):
         if not ten_crop:
             return softmax(crops.slice_crop(images, crops.CENTRE), crops.slice_crop(mean_image, crops.CENTRE))
-        five = tf.stack([crops.slice_crop(images, number) for number in crops.TEN_CROPS[:5]])
-        ten = tf.concat([five, tf.reverse(five, axis=[3])], axis=0)  # The other five are the first, mirrored.
+        ten = tf.stack([crops.slice_crop(images, number) for number in crops.TEN_CROPS])
         # One crop after the other, so that ten take no more memory than one.
         each = tf.map_fn(
             lambda of: softmax(*of), (ten, mean_crops), fn_output_signature=tf.float32, parallel_iterations=1
@@ -72,9 +71,9 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def score(classify: Classifier, split: Split, batch_size: int = BATCH_SIZE, show_bar: bool = True) -> dict[str, float]:
+def score(classify: Classifier, split: Split, show_bar: bool = True) -> dict[str, float]:
     """Scores every image of a split; see `predict` and `accuracy`."""
-    return accuracy(predict(classify, split, batch_size, show_bar), split.labels)
+    return accuracy(predict(classify, split, show_bar=show_bar), split.labels)
 
 
 def result(

@@ -15,6 +15,10 @@ from training.files import read_json, remove_folder
 
 EVENTS_SUFFIX = ".tiny_imagenet"  # Marks this project's TensorBoard events.
 EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
+MISTAKES = tuple(
+    f"mistakes/{name}.*"
+    for name in "mistakes figure_8 ambiguous classes confused_pairs confusion detail object_size".split()
+)
 WRITTEN = (
     "checkpoints",
     "train",
@@ -23,14 +27,13 @@ WRITTEN = (
     "metrics.csv",
     "time.json",
     "provenance.json",
-    "evaluation.json",
-    "evaluation_*.json",
+    "evaluation*.json",
     "model.keras",
     "classes.json",
     "model.tflite",
     "model_int8.tflite",
     "compressed.weights.h5",
-    "mistakes/object_size.*",
+    *MISTAKES,
     "config.json",
 )
 """The content of a run directory. Without config.json, the last, the rest belongs to another program."""
@@ -42,7 +45,7 @@ OUTDATED = (
     "evaluation_model*.json",
     "evaluation_compressed*.json",
     "evaluation_saved_model*.json",
-    "mistakes/object_size.*",
+    *MISTAKES,
 )
 """Files that training makes outdated, beside the SavedModel. They do not record their step."""
 CHECKPOINTS = ("checkpoints/ckpt-*", "checkpoints/snapshots/snapshot-*")
@@ -69,11 +72,11 @@ def read_config(run_dir: pathlib.Path) -> dict:
     for key in ("num_epochs", "num_cycles"):
         if key in config and (not isinstance(config[key], int) or config[key] < 1):
             raise UserError(f"{path} is damaged (it gives {key}={config[key]!r}): {remedy}")
-    return _in_todays_words(config)
+    return _in_current_terms(config)
 
 
-def _in_todays_words(config: dict) -> dict:
-    """Returns a configuration in the words of today's train.py, whose older versions wrote others.
+def _in_current_terms(config: dict) -> dict:
+    """Returns a configuration of an older version in the terms of this one.
 
     Until there was `augmentation`, `all_crops` was its last value, and `sync_batch_norm` was the default. `exclude` is
     newer still.

@@ -9,6 +9,7 @@ import models
 import small
 from deployment import compress
 from models import weights
+from tiny_imagenet.errors import UserError
 from training import checkpoints
 
 
@@ -113,6 +114,9 @@ def test_hdf5_decodes_the_file(run, compressed):
         np.testing.assert_array_equal(dataset[()], tf.cast(kernel, tf.float16))
 
 
-def test_refusals(tmp_path, run_main, assert_one_line):
+def test_refusals(tmp_path, write_run, run_main, assert_one_line):
+    run = write_run(exclude="3 images 0123abcd")
+    with pytest.raises(UserError, match="was trained with --exclude"):
+        compress.compress(run, None, num_epochs=1, learning_rate=0.01)
     assert_one_line(run_main("deployment.compress", f"--run_dir={tmp_path}"), 1, "is not a run")
     assert_one_line(run_main("deployment.compress"), 2, "run_dir")

@@ -26,9 +26,10 @@ def run(tmp_path, synthetic_run):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, synthetic_run, monkeypatch):
     path = tmp_path / "weights"
     path.mkdir()
+    shutil.copy(synthetic_run / "classes.json", path)
     (path / "index.json").write_text(json.dumps({"vgg16": {}, "baseline": {"run": "baseline"}}))
     monkeypatch.setattr(weights, "FOLDER", path)
     return path
@@ -38,7 +39,7 @@ def test_ships_the_newest_checkpoint(run, folder, run_main):
     path = folder / "baseline.weights.h5"
     result = run_main("deployment.ship", f"--run_dir={run}")
     assert (result.returncode, result.stdout) == (0, f"written to {path}\n"), result.stderr
-    assert sorted(file.name for file in folder.iterdir()) == ["baseline.weights.h5", "index.json"]
+    assert sorted(file.name for file in folder.iterdir()) == ["baseline.weights.h5", "classes.json", "index.json"]
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     index = json.loads((folder / "index.json").read_text())
     logits = index["baseline"].pop("logits")
@@ -55,12 +56,20 @@ def test_a_damaged_index(run, folder):
     (folder / "index.json").write_text("<<<<<<< HEAD")
     with pytest.raises(UserError, match="index.json is damaged"):
         ship.ship(run)
-    assert [file.name for file in folder.iterdir()] == ["index.json"]
+    assert not list(folder.glob("*.h5"))
 
 
 def test_synthetic_data_are_refused(synthetic_run, folder):
     with pytest.raises(UserError, match="trained on synthetic data"):
         ship.ship(synthetic_run)
+
+
+def test_another_order_of_the_classes_is_refused(run, folder):
+    classes = json.loads((folder / "classes.json").read_text())
+    write_json(run / "classes.json", {key: names[::-1] for key, names in classes.items()})
+    with pytest.raises(UserError, match=f"the classes of {run}, or their order, are not those of weights/"):
+        ship.ship(run)
+    assert not list(folder.glob("*.h5"))
 
 
 @pytest.mark.parametrize("scores", [None, "{", '{"step": 5, "top_1": 0.2}', '{"top_1": 0.2}'])
@@ -71,4 +80,4 @@ def test_a_run_must_have_been_scored(run, folder, scores):
         (run / "evaluation_ten_crop.json").write_text(scores)
     with pytest.raises(UserError, match=f"evaluate.py --run_dir='{run}' --ten_crop"):
         ship.ship(run)
-    assert [file.name for file in folder.iterdir()] == ["index.json"]
+    assert not list(folder.glob("*.h5"))

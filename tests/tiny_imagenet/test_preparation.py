@@ -118,7 +118,6 @@ KILLED_WHEN = {
 
 def test_killed_at_any_moment_then_whole(start, whole, tmp_path):
     """The same folder through all the kills, so that what each leaves behind is met by the next."""
-    (tmp_path / "downloads" / "cs231n.stanf.edu_tiny-imagenet-200x.zip.tmp.0123").mkdir(parents=True)
     rng = random.Random(0)
     killed = 0
     for condition in KILLED_WHEN.values():
@@ -136,6 +135,15 @@ def test_killed_at_any_moment_then_whole(start, whole, tmp_path):
     assert digests(tmp_path) == digests(whole)
     assert not leftovers(tmp_path)
     assert "Error" not in (tmp_path / "log").read_text()
+
+
+def test_only_the_next_download_removes_what_a_killed_one_left(tmp_path):
+    partial = tmp_path / "downloads" / "cs231n.stanf.edu_tiny-imagenet-200x.zip.tmp.0123"
+    partial.mkdir(parents=True)
+    with preparation.lock(folder(tmp_path)):  # Of synthetic data: another process may be downloading.
+        assert partial.exists()
+    with preparation.lock(tmp_path / "tiny_imagenet" / "full" / "1.0.0"):
+        assert not partial.exists()
 
 
 def test_two_at_once(start, whole, tmp_path):
