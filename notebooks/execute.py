@@ -1,11 +1,12 @@
-"""Executes the notebooks and keeps their outputs, except log messages: python notebooks/execute.py"""
+"""Executes notebooks and keeps their outputs, except log messages: python notebooks/execute.py NOTEBOOK..."""
 
 import pathlib
+import sys
 
 import nbclient
 import nbformat
 
-for path in sorted(pathlib.Path(__file__).parent.glob("*.ipynb")):
+for path in map(pathlib.Path, sys.argv[1:]):
     print(path.name)
     notebook = nbformat.read(path, 4)
     resources = {"metadata": {"path": str(path.parent)}}
