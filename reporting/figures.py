@@ -78,10 +78,10 @@ def legend(axes: Axes) -> Figure:
 
 
 def figure_5(groups: list[Group]) -> Figure:
-    """The learning rate by step: a line for each schedule, as the longest run with it recorded it."""
+    """The learning rate of the paper's networks by step: a line for each schedule, as the longest run recorded it."""
     axes = axes_of("step", "learning rate")
     schedules = {}
-    for group in groups:
+    for group in papers(groups):
         cycles, epochs, rate, batch = (
             group.config.get(key) for key in ("num_cycles", "num_epochs", "learning_rate", "batch_size")
         )
@@ -149,11 +149,11 @@ def figure_6_variants(groups: list[Group]) -> Figure | None:
         return None
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(COLUMN * columns, 2.6 * rows))
+    figure = Figure(figsize=(COLUMN * columns, rows * (2.3 + 0.12 * max(map(len, panels)))))
     for number, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, number, xlabel="epoch", ylabel="validation top-1 (%)")
         draw_epochs(axes, panel)
-        axes.legend(loc="lower right", fontsize=6, frameon=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.25), fontsize=6, frameon=False)
     return figure
 
 
