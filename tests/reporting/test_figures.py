@@ -97,7 +97,8 @@ def test_figure_5_has_a_line_for_each_schedule(write_run, tmp_path):
     assert list(lines) == [f"{cycles} in 2 epochs, from 0.1, batches of 256" for cycles in ("5 cycles", "1 cycle")]
     assert [line.get_ydata().tolist() for line in lines.values()] == [[0.1] * 6] * 2
     write_run("d", num_epochs=10)  # With the paper's settings, so that the others are variants.
-    assert list(labelled(figures.figure_5(groups(tmp_path / "?")))) == ["5 cycles in 10 epochs, from 0.1, batches of 256"]
+    (label,) = labelled(figures.figure_5(groups(tmp_path / "?")))
+    assert label == "5 cycles in 10 epochs, from 0.1, batches of 256"
 
 
 def test_more_groups_than_colours_stay_apart(write_run, tmp_path):
