@@ -181,7 +181,7 @@ def remove_run(run_dir: pathlib.Path) -> None:
         for path in run_dir.glob(pattern):
             if path.is_file():
                 path.unlink()
-    for folder in ("checkpoints/snapshots", "checkpoints", "train", "validation"):
+    for folder in ("checkpoints/snapshots", "checkpoints", "train", "validation", "mistakes"):
         with contextlib.suppress(OSError):  # It holds other files, or does not exist.
             (run_dir / folder).rmdir()
 
