@@ -6,6 +6,8 @@ import sys
 import nbclient
 import nbformat
 
+if len(sys.argv) == 1:
+    sys.exit(__doc__)
 for path in map(pathlib.Path, sys.argv[1:]):
     print(path.name)
     notebook = nbformat.read(path, 4)

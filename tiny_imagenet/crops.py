@@ -28,9 +28,10 @@ def slice_crop(images: np.ndarray | tf.Tensor, number: int) -> np.ndarray | tf.T
     return crops[..., ::-1, :] if mirrored else crops
 
 
-def ten_crops(images: np.ndarray) -> np.ndarray:
+def ten_crops(images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
     """Takes the paper's ten crops of every image: (..., 64, 64, C) to (10, ..., 56, 56, C)."""
-    return np.stack([slice_crop(images, number) for number in TEN_CROPS])
+    stack = tf.stack if tf.is_tensor(images) else np.stack
+    return stack([slice_crop(images, number) for number in TEN_CROPS])
 
 
 def every_crop(image: np.ndarray) -> np.ndarray:

@@ -37,10 +37,12 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
     def probabilities(images):
         if not ten_crop:
             return softmax(crops.slice_crop(images, crops.CENTRE), crops.slice_crop(mean_image, crops.CENTRE))
-        ten = tf.stack([crops.slice_crop(images, number) for number in crops.TEN_CROPS])
         # One crop after the other, so that ten take no more memory than one.
         each = tf.map_fn(
-            lambda of: softmax(*of), (ten, mean_crops), fn_output_signature=tf.float32, parallel_iterations=1
+            lambda of: softmax(*of),
+            (crops.ten_crops(images), mean_crops),
+            fn_output_signature=tf.float32,
+            parallel_iterations=1,
         )
         return tf.reduce_mean(each, axis=0)
 
