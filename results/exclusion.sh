@@ -1,26 +1,30 @@
 #!/usr/bin/env bash
-# Are the images whose labels networks doubt worth training on (the paper's section 6)? Trains AlexNet on all training
-# images, without the 5% that two other AlexNets doubt most, and without as many at random. Writes to runs/exclusion. Stop
-# it at any time: started again, it resumes. For other flags, delete runs/exclusion first.
+# Are the images whose labels networks doubt worth training on (the paper's section 6)? Trains AlexNet, or the network of
+# --model, without the 5% that two others of its kind doubt most, without as many at random, and on all training images.
+# Writes to runs/exclusion. Stop it at any time: started again, it resumes. For other flags, delete runs/exclusion first.
 #
-#   results/exclusion.sh [--FLAG=VALUE OF train.py, FOR EVERY RUN]
+#   results/exclusion.sh [--model=NAME] [--FLAG=VALUE OF train.py, FOR EVERY RUN]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out=runs/exclusion
+model=alexnet
 data=()
 for flag in "$@"; do
-  case $flag in --dataset=* | --data_dir=* | --archive=*) data+=("$flag") ;; esac
+  case $flag in
+    --model=*) model=${flag#--model=} ;;
+    --dataset=* | --data_dir=* | --archive=*) data+=("$flag") ;;
+  esac
 done
 
 choose() { python -m reporting.exclusion --out="$out" ${data[@]+"${data[@]}"}; }
-train() { python train.py "${@:2}" --model=alexnet --run_dir="$out/$1"; }
+train() { python train.py "${@:2}" --model="$model" --run_dir="$out/$1"; }
 
 [ -e "$out/half_2.txt" ] || choose
 train half_1 "$@" --exclude="$out/half_1.txt" --nofinal_scores
 train half_2 "$@" --exclude="$out/half_2.txt" --nofinal_scores
 [ -e "$out/random.txt" ] || choose
-train alexnet "$@"
-train alexnet_without_worst "$@" --exclude="$out/worst.txt"
-train alexnet_without_random "$@" --exclude="$out/random.txt"
-python report.py --runs="$out/alexnet*"
+train "${model}_without_worst" "$@" --exclude="$out/worst.txt"
+train "${model}_without_random" "$@" --exclude="$out/random.txt"
+train "$model" "$@"
+python report.py --runs="$out/$model*"
