@@ -184,9 +184,11 @@ def test_two_devices_train_as_one(on_devices):
 
 
 def test_two_devices_train_as_one_in_16_bits(on_devices):
+    """Rounding differs, by processor too, but far less than the result of devices that do not share statistics."""
     one, two = on_devices["one in bfloat16"], on_devices["bfloat16"]
     for name in ("loss", "norm", "weights"):
-        assert two[name] == pytest.approx(one[name], rel=0.05, abs=0.05)
+        others = math.dist(on_devices["one"][name], on_devices["not synchronized"][name])
+        assert math.dist(one[name], two[name]) < 0.2 * others
 
 
 def test_xla_compiles_the_steps_of_two_devices(on_devices):
