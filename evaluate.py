@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import sys
+from typing import TextIO
 
 import numpy as np
 
@@ -56,6 +57,22 @@ def check_writable(path: str | pathlib.Path) -> None:
         raise UserError(f"cannot write {path}: pass --output or --predictions with a file in a writable folder")
 
 
+def print_scores(result: dict, file: TextIO) -> None:
+    """Prints what goes to evaluation.json as a table of one row."""
+    columns = {
+        "split": result["split"],
+        "images": result["images"],
+        "crops": 10 if result["ten_crop"] else 1,
+        "snapshots": result["snapshots"],
+        "top-1": f"{result['top_1']:.2%}",
+        "top-5": f"{result['top_5']:.2%}",
+    }
+    if "bytes" in result:
+        columns["bytes"] = result["bytes"]
+    print("".join(f"{name:>12}" for name in columns), file=file)
+    print("".join(f"{value:>12}" for value in columns.values()), file=file)
+
+
 def main(_) -> None:
     if FLAGS.weights == weights.SHIPPED:
         path = weights.FOLDER / f"{FLAGS.model}.weights.h5"
@@ -73,14 +90,14 @@ def main(_) -> None:
     elif FLAGS.tflite:
         classify = tflite.classifier(path)
     else:
-        signature = export.load_saved_model(path)
-        classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
+        saved_model = export.load_saved_model(path)
+        classify = lambda images: saved_model.signatures["serving_default"](images=images)["probabilities"]  # noqa: E731
     if FLAGS.split != "test":
         check_writable(output)
     if FLAGS.predictions not in (None, "-"):
         check_writable(FLAGS.predictions)
     if FLAGS.saved_model:
-        wnids = export.wnids_of_saved_model(signature)
+        wnids = export.wnids_of_saved_model(saved_model)
     else:
         wnids = export.wnids_of(path if FLAGS.run_dir else path.parent)
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(wnids)
@@ -100,20 +117,9 @@ def main(_) -> None:
     if FLAGS.split != "test":
         scores = evaluation.accuracy(probabilities, split.labels)
         result = evaluation.result(scores, dataset, FLAGS.split, split, step, FLAGS.ten_crop, FLAGS.snapshots)
-        columns = {
-            "split": FLAGS.split,
-            "images": len(split),
-            "crops": 10 if FLAGS.ten_crop else 1,
-            "snapshots": FLAGS.snapshots,
-            "top-1": f"{scores['top_1']:.2%}",
-            "top-5": f"{scores['top_5']:.2%}",
-        }
         if path.is_file():
-            result["file"] = path.name
-            result["bytes"] = columns["bytes"] = path.stat().st_size
-        table = sys.stderr if FLAGS.predictions == "-" else sys.stdout
-        print("".join(f"{name:>12}" for name in columns), file=table)
-        print("".join(f"{value:>12}" for value in columns.values()), file=table)
+            result |= {"file": path.name, "bytes": path.stat().st_size}
+        print_scores(result, sys.stderr if FLAGS.predictions == "-" else sys.stdout)
         write_json(output, result)
     if FLAGS.predictions:
         write_predictions(FLAGS.predictions, split, data.wnids, probabilities.argmax(axis=1))

@@ -78,8 +78,8 @@ def read_picture(path: pathlib.Path) -> np.ndarray | str:
 def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
     """Returns the network that the flags name, as a function from (N, 64, 64, 3) uint8; see `weights.best_classes`."""
     if FLAGS.saved_model:
-        signature = export.load_saved_model(pathlib.Path(FLAGS.saved_model))
-        return lambda images: signature(images=tf.constant(images))
+        saved_model = export.load_saved_model(pathlib.Path(FLAGS.saved_model))
+        return lambda images: saved_model.signatures["serving_default"](images=tf.constant(images))
     if FLAGS.tflite:
         path = pathlib.Path(FLAGS.tflite)
         classify, classes = tflite.classifier(path), export.load_classes(path.parent)
@@ -140,7 +140,7 @@ def print_picture(path: pathlib.Path, best: Iterable[tuple[str, str, float]]) ->
 def write_csv(file: TextIO) -> Callable[[pathlib.Path, Iterable[tuple[str, str, float]]], None]:
     """Writes the header of a table with a row for each picture; returns a function that writes a row."""
     table = csv.writer(file)
-    ranks = range(1, export.TOP_K + 1)
+    ranks = range(1, weights.TOP_K + 1)
     table.writerow(["picture", *(f"{name}_{rank}" for rank in ranks for name in ("wnid", "words", "probability"))])
 
     def write(path, best):

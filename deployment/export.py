@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import shlex
 
 import keras
@@ -19,7 +18,6 @@ from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
 from training.files import remove_folder, replace_file, write_json
 
-TOP_K = 5
 IMAGE_SHAPE = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
 
 
@@ -87,6 +85,8 @@ def save_saved_model(whole: keras.Model, classes: dict[str, list[str]], folder: 
     Both return `probabilities` (N, 200) float32, in the order of `classes`, and of the five most probable classes, the
     best first, `wnids` and `words`, (N, 5) strings.
 
+    As `wnids` and `words`, it also holds those of all classes.
+
     - `serving_default` takes `images`, (N, 64, 64, 3) uint8.
     - `serve_jpeg` takes `jpegs`, (N,) strings: encoded pictures of any size, as `pictures.decode` reads them and
       `pictures.resize` makes them fit. They may be of different sizes and formats.
@@ -108,7 +108,7 @@ def save_saved_model(whole: keras.Model, classes: dict[str, list[str]], folder: 
           `probabilities` (N, 200) float32; `wnids` and `words` (N, 5) strings, the most probable class first.
         """
         images = tf.ensure_shape(images, (None, *IMAGE_SHAPE))  # A loaded signature checks the dtype alone.
-        return weights.best_classes(whole(images, training=False), classes, TOP_K)
+        return weights.best_classes(whole(images, training=False), classes)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="jpegs")])
     def serve_jpeg(jpegs):
@@ -129,6 +129,7 @@ def save_saved_model(whole: keras.Model, classes: dict[str, list[str]], folder: 
     module = tf.Module()  # Not keras.export.ExportArchive, which writes every weight twice.
     module.weights = [variable.value for variable in whole.weights]
     module.serve, module.serve_jpeg = serve, serve_jpeg
+    module.wnids, module.words = (tf.Variable(classes[name], trainable=False) for name in ("wnids", "words"))
     tf.saved_model.save(module, str(folder), {"serving_default": serve, "serve_jpeg": serve_jpeg})
 
 
@@ -168,8 +169,8 @@ def load_keras(run_dir: pathlib.Path) -> keras.Model:
     return model
 
 
-def load_saved_model(path: pathlib.Path) -> "tf.types.experimental.ConcreteFunction":
-    """Loads the `serving_default` of a SavedModel that `export` wrote.
+def load_saved_model(path: pathlib.Path):
+    """Loads a SavedModel that `export` wrote.
 
     Raises:
       UserError: if there is no SavedModel, or it is damaged or another program's.
@@ -178,34 +179,27 @@ def load_saved_model(path: pathlib.Path) -> "tf.types.experimental.ConcreteFunct
         problem = "is not a SavedModel" if path.exists() else "does not exist"
         raise UserError(f"{path} {problem}: give the folder saved_model in a run, or the run itself as --run_dir")
     try:
-        signature = tf.saved_model.load(str(path)).signatures.get("serving_default")
+        loaded = tf.saved_model.load(str(path))
     except (OSError, tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
         raise UserError(f"{path} is damaged ({error}): export it again by train.py --export_only") from error
+    signature = loaded.signatures.get("serving_default")
     if (
         signature is None
         or list(signature.structured_input_signature[1]) != ["images"]
         or not {"probabilities", "wnids", "words"} <= signature.structured_outputs.keys()
     ):
         raise UserError(f"{path} was not exported by train.py: serving_default does not map images to probabilities")
-    return signature
+    return loaded
 
 
-def wnids_of_saved_model(signature: "tf.types.experimental.ConcreteFunction") -> list[str] | None:
-    """Returns the WordNet ids of a SavedModel's classes, in the order of its probabilities; None if it holds none.
-
-    Its signatures return those of the best five classes. All of them are a constant of its graph.
+def wnids_of_saved_model(loaded) -> list[str] | None:
+    """Returns the WordNet ids of the classes, in the order of the probabilities; None if an older version wrote it.
 
     Args:
-      signature: From `load_saved_model`.
+      loaded: From `load_saved_model`.
     """
-    size = signature.structured_outputs["probabilities"].shape[-1]
-    for function in signature.graph.as_graph_def().library.function:
-        for node in function.node_def:
-            if node.op == "Const" and node.attr["dtype"].type == tf.string.as_datatype_enum:
-                names = [name.decode(errors="replace") for name in tf.make_ndarray(node.attr["value"].tensor).flat]
-                if len(names) == size and all(re.fullmatch(r"n\d{8}", name) for name in names):
-                    return names
-    return None
+    wnids = getattr(loaded, "wnids", None)
+    return None if wnids is None else [wnid.decode() for wnid in wnids.numpy().tolist()]
 
 
 def write_classes(folder: pathlib.Path, data: TinyImageNet) -> None:

@@ -20,6 +20,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[1] / "weights"
 SHIPPED = "tiny_imagenet"
 """The value of the argument `weights` that stands for the repository's own."""
 NUM_CLASSES = 200
+TOP_K = 5  # Classes that a prediction names, unless told otherwise.
 
 
 def index() -> dict[str, dict]:
@@ -72,7 +73,7 @@ def preprocess_input(images: np.ndarray | tf.Tensor | keras.KerasTensor) -> np.n
     return (images - (of_size.get(height, colour) if height == width else colour)) / np.float32(crops.SCALE)
 
 
-def best_classes(probabilities: tf.Tensor, named: dict[str, list[str]], top: int = 5) -> dict[str, tf.Tensor]:
+def best_classes(probabilities: tf.Tensor, named: dict[str, list[str]], top: int = TOP_K) -> dict[str, tf.Tensor]:
     """Names the most probable classes.
 
     Args:
@@ -87,7 +88,7 @@ def best_classes(probabilities: tf.Tensor, named: dict[str, list[str]], top: int
     return {"probabilities": probabilities} | {name: tf.gather(named[name], best) for name in ("wnids", "words")}
 
 
-def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
+def decode_predictions(predictions: np.ndarray, top: int = TOP_K) -> list[list[tuple[str, str, float]]]:
     """Names the best classes of each image, as the function of this name in `keras.applications` does.
 
     Args:
