@@ -26,10 +26,27 @@ from training.stop_request import StopRequest
 from training.stopwatch import Stopwatch
 
 
+# The flags that config.json holds as they are.
+RECORDED = (
+    "model",
+    "dataset",
+    "learning_rate",
+    "batch_size",
+    "num_epochs",
+    "num_cycles",
+    "nesterov",
+    "augmentation",
+    "dropout",
+    "weight_decay",
+    "clip_norm",
+    "seed",
+    "sync_batch_norm",
+)
+
+
 def configuration(run_dir: pathlib.Path, excluded: set[str]) -> dict:
     """Returns the content of config.json: the settings that a resumed run must keep."""
-    keys = "model dataset learning_rate batch_size num_epochs num_cycles nesterov augmentation dropout weight_decay"
-    config = {key: FLAGS[key].value for key in [*keys.split(), "clip_norm", "seed", "sync_batch_norm"]}
+    config = {key: FLAGS[key].value for key in RECORDED}
     config["exclude"] = run_directory.describe_ids(excluded)
     config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     config["precision"] = FLAGS.precision
@@ -107,17 +124,18 @@ def print_next_steps(run_dir: pathlib.Path) -> None:
     print(f"Write the report:     python report.py --runs={quoted}")
 
 
+def load_data(run_dir: pathlib.Path) -> input_pipeline.TinyImageNet:
+    """Loads the data, its classes in the order that the run in run_dir has them in, if any."""
+    data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
+    resumed = run_directory.has_run(run_dir) and not FLAGS.overwrite
+    return data.in_order_of(export.wnids_of(run_dir)) if resumed else data
+
+
 def train(
-    config: dict,
-    excluded: set[str],
-    strategy: tf.distribute.Strategy,
-    run_dir: pathlib.Path,
-    out_dir: pathlib.Path,
+    config: dict, excluded: set[str], strategy: tf.distribute.Strategy, run_dir: pathlib.Path, out_dir: pathlib.Path
 ) -> None:
     """Trains from the newest checkpoint in run_dir, if any, to the end of the run, and writes to out_dir."""
-    data = input_pipeline.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.archive)
-    if run_directory.has_run(run_dir) and not FLAGS.overwrite:
-        data = data.in_order_of(export.wnids_of(run_dir))
+    data = load_data(run_dir)
     train_split = data.splits["train"].without(excluded) if excluded else data.splits["train"]
     schedule = Schedule(FLAGS.num_epochs, len(train_split), FLAGS.batch_size, FLAGS.num_cycles)
     check_schedule(schedule, strategy.num_replicas_in_sync)
@@ -168,7 +186,6 @@ def train(
         if epoch_ended:
             validate(step)
         stopwatch.restart()
-
     with stop.at_once(step, others_wait=False):
         reporter.close()
         if out_dir == run_dir:
@@ -215,9 +232,11 @@ def start_run(
     saved: checkpoints.Checkpoints,
     schedule: Schedule,
 ) -> list[str]:
-    """Makes the run directory ready for the steps after the newest checkpoint. Returns the devices of all starts."""
+    """Makes the run directory ready for the steps after the newest checkpoint. Returns the devices of all training."""
     print(f"{saved.step} of {schedule.num_steps} steps done", flush=True)
-    devices = provenance.record(out_dir, saved.step, device)
+    starts = provenance.record(out_dir, saved.step, device)
+    # A start after the last step only exports and scores.
+    devices = list(dict.fromkeys(start["device"] for start in starts if start["step"] < schedule.num_steps))
     if saved.step == 0:  # A resumed run may have changed its length, which counts from its next checkpoint on.
         write_json(out_dir / "config.json", config)
         return devices

@@ -26,7 +26,7 @@ def commit() -> str | None:
         return None
 
 
-def record(run_dir: pathlib.Path, step: int, device: str) -> list[str]:
+def record(run_dir: pathlib.Path, step: int, device: str) -> list[dict]:
     """Adds a start of the run to the list "starts" in provenance.json.
 
     Earlier starts stay in the list if the run keeps steps of theirs.
@@ -37,7 +37,7 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> list[str]:
       device: A name of the devices.
 
     Returns:
-      The devices of all starts in the list, each once, in their order.
+      The list.
     """
     path = run_dir / FILE
     try:
@@ -54,5 +54,6 @@ def record(run_dir: pathlib.Path, step: int, device: str) -> list[str]:
         "numpy": np.__version__,
         "device": device,
     }
-    write_json(path, {"starts": [*starts, start]})
-    return list(dict.fromkeys(start["device"] for start in [*starts, start]))
+    starts.append(start)
+    write_json(path, {"starts": starts})
+    return starts
