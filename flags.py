@@ -174,6 +174,7 @@ def define_evaluate_flags() -> None:
     _check_all(["weights", "model"], lambda v: not v["weights"] or v["model"], "needs --model")
     _check_all(["model", "weights"], lambda v: not v["model"] or v["weights"], "needs --weights")
     _check_all(["split", "predictions"], lambda v: v["split"] != "test" or v["predictions"], "test needs --predictions")
+    _check_all(["output", "split"], lambda v: not v["output"] or v["split"] != "test", "test has no scores to write")
     _check_all(["images", "split"], lambda v: v["images"] is None or v["split"] == "train", "needs --split=train")
     _check_all(["seed", "images"], lambda v: v["seed"] is None or v["images"], "needs --images")
     crops = ["ten_crop", "run_dir", "weights"]
@@ -237,8 +238,9 @@ def define_exclusion_flags() -> None:
     define_data_flags()
     flags.DEFINE_enum("dataset", "full", DATASETS, "Data whose training images to choose from.")
     _define_path("out", "Folder of the files, and of the two runs.", required=True)
-    share = "Percentage of the training images to choose."
-    flags.DEFINE_float("percent", 5.0, share, lower_bound=0.1, upper_bound=50)
+    flags.DEFINE_float("percent", 5.0, "Percentage of the training images to choose.")
+
+    _check("percent", lambda value: 0.1 <= value <= 50, "must be from 0.1 to 50")  # Unlike a bound, refuses NaN.
 
 
 class _PathParser(flags.ArgumentParser):
