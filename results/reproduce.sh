@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # Trains and scores the paper's networks and their main variants, one after the other, to runs/NAME, and writes the
 # tables and figures to runs/report. Stop it at any time: started again, it leaves out finished runs and resumes the one
-# that was stopped.
+# that was stopped. RUNS names another folder than runs.
 #
 #   results/reproduce.sh [FLAGS OF train.py, FOR EVERY RUN]
 #
 # A trial, without a download:
-#   results/reproduce.sh --dataset=synthetic --num_epochs=1 --nofinal_scores --noexport
+#   RUNS=runs/trial results/reproduce.sh --dataset=synthetic --num_epochs=1 --nofinal_scores --noexport
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+folder=${RUNS:-runs}
 runs=()
 while read -r name flags; do
   echo "== $name"
   # shellcheck disable=SC2086  # flags are several words.
-  python train.py --run_dir="runs/$name" $flags "$@" </dev/null
-  runs+=("runs/$name")
+  python train.py --run_dir="$folder/$name" $flags "$@" </dev/null
+  runs+=("$folder/$name")
 done <<'LIST'
 baseline             --model=baseline
 baseline_seed1       --model=baseline --seed=1
