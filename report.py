@@ -25,11 +25,11 @@ def compare(found: list[runs.Run], out: pathlib.Path) -> None:
     """Writes Figures 5 to 7, that of the objects' size and the tables; prints the tables but for that of the epochs."""
     groups = runs.group(found)
     object_size = tables.object_size(groups)
-    printed = [of(groups) for of in (tables.table_3, tables.table_4, tables.snapshots, tables.compression)]
+    printed = [make(groups) for make in (tables.table_3, tables.table_4, tables.snapshots, tables.compression)]
     for table in (tables.epochs(groups), *printed, object_size):
         writing.write(table, out)
-    for of in (figures.figure_5, figures.figure_6, figures.figure_6_variants, figures.figure_7):
-        figures.write(of(groups), of.__name__, out)
+    for make in (figures.figure_5, figures.figure_6, figures.figure_6_variants, figures.figure_7):
+        figures.write(make(groups), make.__name__, out)
     figures.write(figures.object_size(object_size.rows), "object_size", out)
     for table in (*printed, object_size):
         if table.rows:

@@ -10,7 +10,7 @@ import keras
 from absl import flags
 from keras import layers
 
-import flags as programs
+import flags as project_flags
 import models
 from flags import FLAGS
 from tiny_imagenet import input_pipeline
@@ -27,7 +27,7 @@ MEASURED = 20  # Steps at the end whose means are printed.
 
 
 def define_flags() -> None:
-    programs.define_data_flags()
+    project_flags.define_data_flags()
     flags.DEFINE_enum("dataset", "full", input_pipeline.DATASETS, "Data to train on.")
     flags.DEFINE_enum("model", "googlenet", list(models.REGISTRY), "The network.")
     flags.DEFINE_integer("steps", 390, "Steps of training.", lower_bound=MEASURED)

@@ -36,7 +36,7 @@ SMOOTHING = 0.8
 Curve = tuple[np.ndarray, np.ndarray]
 
 
-def look(number: int) -> dict:
+def style_of(number: int) -> dict:
     """The colour, marker and kind of line of a group by its place: after the last colour, the lines are dashed."""
     return {
         "color": COLOURS[number % len(COLOURS)],
@@ -102,7 +102,7 @@ def draw_epochs(axes: Axes, groups: list[Group]) -> None:
     ticks = {epoch: f"{epoch:.0f}" for epoch in MaxNLocator(5, integer=True).tick_values(0, last) if 0 < epoch <= last}
     levels = {}
     for number, group in enumerate(groups):
-        style = look(number)
+        style = style_of(number)
         curves = [(run.validation["epoch"], 100 * run.validation["validation_top_1"]) for run in group.shown]
         draw(axes, curves, label=group.label, markevery=max(1, len(curves[0][0]) // 10), **style)
         ten_crop = mean(over_seeds(percent(run, "evaluation_ten_crop") for run in group.finished))
@@ -174,7 +174,7 @@ def object_size(rows: list[Row]) -> Figure | None:
         x, top_1, counts = (np.array(values) for values in zip(*points, strict=True))
         ends = 100 * np.array([wilson(share / 100, count) for share, count in zip(top_1, counts, strict=True)])
         error = np.abs(ends.T - top_1)
-        axes.errorbar(x + 0.04 * number, top_1, error, label=network, capsize=2, elinewidth=0.6, **look(number))
+        axes.errorbar(x + 0.04 * number, top_1, error, label=network, capsize=2, elinewidth=0.6, **style_of(number))
     axes.set_xticks(range(len(rows)), [row[area].replace(" to ", "\N{EN DASH}") for row in rows], fontsize=7)
     axes.set_ylim(bottom=0)
     return legend(axes)
@@ -193,7 +193,7 @@ def figure_7(groups: list[Group]) -> Figure:
     """The cross-entropy of the paper's networks' batches by step: each row of metrics.csv, thin, and smoothed."""
     axes = axes_of("step", "training cross-entropy")
     for number, group in enumerate(papers(groups)):
-        style = {key: value for key, value in look(number).items() if key != "marker"}
+        style = {key: value for key, value in style_of(number).items() if key != "marker"}
         curves = []
         for run in group.shown:
             known = np.isfinite(run.training["cross_entropy"])  # NaN: all steps of the row were skipped.

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_datasets.core import constants
 
-import flags
+import command_line
 import models
 from deployment import export
 from models import weights
@@ -18,13 +18,25 @@ from tiny_imagenet import tiny_imagenet_dataset_builder
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md")]
-for folder in ("docs", "results", "weights", "tiny_imagenet", "notebooks"):
+for folder in ("docs", "results", "results/*/mistakes", "benchmarks/results", "weights", "tiny_imagenet", "notebooks"):
     PAGES += ROOT.glob(f"{folder}/*.md")
-PROGRAMS = ("train", "evaluate", "predict", "report")
+PROGRAMS = ("train", "evaluate", "predict", "report", "deployment.compress", "deployment.ship", "reporting.exclusion")
 
 
 def text(page):
     return page.read_text(encoding="utf-8")
+
+
+def flags_of(program):
+    """The names of a program's flags; none if it is not one of this project."""
+    if program.startswith("benchmarks."):
+        source = text(ROOT / f"{program.replace('.', '/')}.py")
+        names = set(re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source))
+        return names | ({"data_dir", "archive"} if "define_data_flags" in source else set())
+    if program not in PROGRAMS:
+        return set()
+    with command_line.defined(program.rpartition(".")[2]) as names:
+        return names
 
 
 def anchors(page):
@@ -55,19 +67,21 @@ def test_readme_links_every_page():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_in_commands_exist(page):
-    """Each --flag of a command `python PROGRAM.py ...` is one of that program's."""
-    for program, rest in re.findall(r"python (\w+)\.py([^`#\n]*)", text(page)):
-        if program not in PROGRAMS:
-            continue
-        others = set(flags.FLAGS)
-        getattr(flags, f"define_{program}_flags")()
-        try:
-            own = set(flags.FLAGS)
-        finally:
-            for name in own - others:
-                delattr(flags.FLAGS, name)
-        for name in re.findall(r"--(\w+)", rest):
-            assert {name, name.removeprefix("no")} & {*own, "help"}, (program, name)
+    """Each --flag of a command `python PROGRAM.py ...` or `python -m PROGRAM ...` is one of that program's."""
+    commands = text(page).replace("\\\n", "")
+    for program, rest in re.findall(r"python (?:-m )?(\w+(?:\.\w+)?)([^`#|\n]*)", commands):
+        if own := flags_of(program.removesuffix(".py")):
+            for name in re.findall(r"--(\w+)", rest):
+                assert {name, name.removeprefix("no")} & {*own, "help"}, (program, name)
+
+
+@pytest.mark.parametrize(
+    "script, programs", [("reproduce", ("train", "report")), ("exclusion", ("train", "reporting.exclusion", "report"))]
+)
+def test_flags_in_scripts_exist(script, programs):
+    own = set().union(*map(flags_of, programs))
+    for name in re.findall(r"--([a-z]\w*)", text(ROOT / "results" / f"{script}.sh")):
+        assert {name, name.removeprefix("no")} & own, name
 
 
 BLOCKS = [

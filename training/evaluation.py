@@ -39,7 +39,7 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
             return softmax(crops.slice_crop(images, crops.CENTRE), crops.slice_crop(mean_image, crops.CENTRE))
         # One crop after the other, so that ten take no more memory than one.
         each = tf.map_fn(
-            lambda of: softmax(*of),
+            lambda crop_and_mean: softmax(*crop_and_mean),
             (crops.ten_crops(images), mean_crops),
             fn_output_signature=tf.float32,
             parallel_iterations=1,

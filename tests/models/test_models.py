@@ -217,7 +217,7 @@ def test_unknown_bypass():
 
 
 @pytest.mark.parametrize("name", models.REGISTRY)
-def test_moving_averages_are_rs(name):
+def test_batch_norm_settings_of_the_reference(name):
     """The code that the paper builds on has a decay of 0.9 in every batch normalization, and an epsilon of 0.001."""
     norms = [layer for layer in build(name).layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {(norm.momentum, norm.epsilon) for norm in norms} == (set() if name == "baseline_table1" else {(0.9, 1e-3)})
@@ -244,7 +244,7 @@ def test_mixed_precision_keeps_variables_and_logits_in_float32(name):
 
 
 @pytest.mark.parametrize("name", ["baseline", "alexnet", "squeezenet", "squeezenet_complex_bypass", "vgg16"])
-def test_starts_without_an_opinion(name):
+def test_starts_with_equal_logits(name):
     """Whatever the image, every class is as likely: its loss begins at ln 200."""
     inputs = np.random.default_rng(0).normal(size=(8, 56, 56, 3)).astype(np.float32)
     np.testing.assert_array_equal(build(name)(inputs), np.zeros((8, 200)))

@@ -175,7 +175,6 @@ def test_features_are_a_map_of_what_the_top_takes(name):
     names = [layer.name for layer in full.layers]
     last = names.index(models.REGISTRY[name].features)
     top = full.layers[last + 1 :]
-    assert full.layers[last].output.shape == features.shape
     convolutions = [layer for layer in top if isinstance(layer, keras.layers.Conv2D)]
     assert all(layer.filters == 200 for layer in convolutions)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+import command_line
 import flags
 from reporting import paper, runs
 from tiny_imagenet.errors import UserError
@@ -128,13 +129,8 @@ def test_the_settings_of_older_versions(write_run, tmp_path):
 
 
 def test_the_settings_left_out_are_the_defaults_of_train():
-    others = set(flags.FLAGS)
-    flags.define_train_flags()
-    try:
+    with command_line.defined("train"):
         assert {key: flags.FLAGS[key].default for key in paper.SETTINGS} == paper.SETTINGS
-    finally:
-        for name in set(flags.FLAGS) - others:
-            delattr(flags.FLAGS, name)
 
 
 def test_images_per_second(write_run):

@@ -1,4 +1,4 @@
-"""Preparation killed, raced, starved of room or denied a place: its outcome is a whole data set or one line."""
+"""Preparation when it is killed, when processes compete, on a full disk or without permission."""
 
 import errno
 import fcntl
@@ -12,9 +12,11 @@ import pickle
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import portalocker
@@ -33,26 +35,21 @@ def load(data_dir):
 
 
 def make_small():
-    for config in tiny_imagenet_dataset_builder.Builder.BUILDER_CONFIGS:
-        if config.name == "synthetic":
-            config.__dict__.update(COUNTS)
+    """Returns a context in which the synthetic data set is small."""
+    configs = tiny_imagenet_dataset_builder.Builder.BUILDER_CONFIGS
+    return mock.patch.dict(vars(next(config for config in configs if config.name == "synthetic")), COUNTS)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Makes the synthetic data set small for the tests of this file."""
-    configs = tiny_imagenet_dataset_builder.Builder.BUILDER_CONFIGS
-    kept = [dict(config.__dict__) for config in configs]
-    make_small()
-    yield
-    for config, attributes in zip(configs, kept, strict=True):
-        config.__dict__.update(attributes)
+    with make_small():
+        yield
 
 
 def prepare_in_process(data_dir, log, how="here"):
     """What a process of its own runs: its standard error and how it went are written to the file `log`."""
     sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
-    make_small()
+    make_small().start()
     try:
         if how == "by tfds.load":
             tfds.disable_progress_bar()
@@ -184,13 +181,16 @@ def test_tfds_load_at_the_same_time(second, start, whole, tmp_path):
 
 
 def test_a_killed_process_lets_the_lock_go(start, tmp_path):
-    first = start(tmp_path, tmp_path / "first")
-    wait_for((folder(tmp_path).parent / "prepare.lock").exists)
-    second = start(tmp_path, tmp_path / "second")
-    wait_for(lambda: (tmp_path / "second").exists())
+    first, log = start(tmp_path, tmp_path / "first"), tmp_path / "second"
+    wait_for(lambda: KILLED_WHEN["TFDS began"](tmp_path))
+    os.kill(first.pid, signal.SIGSTOP)
+    second = start(tmp_path, log)
+    wait_for(lambda: log.exists() and "waiting for another process" in log.read_text())
     first.kill()
+    first.join(60)
+    assert first.exitcode == -signal.SIGKILL
     second.join(60)
-    assert (tmp_path / "second").read_text().endswith("done\n")
+    assert log.read_text().endswith("done\n")
 
 
 def test_without_locks(monkeypatch, tmp_path):
