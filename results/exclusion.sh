@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Are the images whose labels networks doubt worth training on (the paper's section 6)? Trains AlexNet, or the network of
-# --model, without the 5% that two others of its kind doubt most, without as many at random, and on all training images.
+# Are all images worth training on (the paper's section 6)? Trains two AlexNets, or networks of --model, on halves of the
+# training images. Each scores the labels of the other half. Then trains one without the 5% of the images with the lowest
+# margin, one without as many random images, and one on all.
 # Writes to runs/exclusion. Stop it at any time: started again, it resumes. For other flags, delete runs/exclusion first.
 #
 #   results/exclusion.sh [--model=NAME] [--FLAG=VALUE OF train.py, FOR EVERY RUN]

@@ -20,6 +20,7 @@ WRONG = [
     ("evaluate", "--weights=w.weights.h5", "--weights: needs --model"),
     ("evaluate", "--run_dir=run --model=baseline", "--model: needs --weights"),
     ("evaluate", "--run_dir=run --split=test", "test needs --predictions"),
+    ("evaluate", "--run_dir=run --split=test --predictions=p.txt --output=o.json", "--output: test has no scores"),
     ("evaluate", "--run_dir=run --images=9", "--images: needs --split=train"),
     ("evaluate", "--run_dir=run --seed=9", "--seed: needs --images"),
     ("evaluate", "--saved_model=model --ten_crop", "--ten_crop: needs --run_dir or --weights"),
@@ -28,6 +29,7 @@ WRONG = [
     ("predict", "--model=baseline --run_dir=run", "model, run_dir"),
     ("report", "", "runs"),
     ("report", "--runs=runs/* --mistakes=run", "mistakes"),
+    ("exclusion", "--out=out --percent=nan", "--percent must be from 0.1 to 50"),
 ]
 
 
