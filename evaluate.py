@@ -28,6 +28,7 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
         sys.stdout.write(text)
     else:
         pathlib.Path(path).write_text(text)
+        print(f"written to {path}")
 
 
 def score_file(path: pathlib.Path) -> pathlib.Path:
@@ -51,10 +52,10 @@ def score_file(path: pathlib.Path) -> pathlib.Path:
     return folder / f"{'_'.join(parts)}.json"
 
 
-def check_writable(path: str | pathlib.Path) -> None:
+def check_writable(path: str | pathlib.Path, flag: str) -> None:
     """Raises UserError if a file cannot be written, before scoring takes its time."""
     if os.path.isdir(path) or not os.access(os.path.dirname(path) or ".", os.W_OK):
-        raise UserError(f"cannot write {path}: pass --output or --predictions with a file in a writable folder")
+        raise UserError(f"cannot write {path}: pass --{flag} with a file in a writable folder")
 
 
 def print_scores(result: dict, file: TextIO) -> None:
@@ -91,11 +92,12 @@ def main(_) -> None:
         classify = tflite.classifier(path)
     else:
         saved_model = export.load_saved_model(path)
-        classify = lambda images: saved_model.signatures["serving_default"](images=images)["probabilities"]  # noqa: E731
+        signature = saved_model.signatures["serving_default"]
+        classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
     if FLAGS.split != "test":
-        check_writable(output)
+        check_writable(output, "output")
     if FLAGS.predictions not in (None, "-"):
-        check_writable(FLAGS.predictions)
+        check_writable(FLAGS.predictions, "predictions")
     if FLAGS.saved_model:
         wnids = export.wnids_of_saved_model(saved_model)
     else:

@@ -47,7 +47,7 @@ RECORDED = (
 def configuration(run_dir: pathlib.Path, excluded: set[str]) -> dict:
     """Returns the content of config.json: the settings that a resumed run must keep."""
     config = {key: FLAGS[key].value for key in RECORDED}
-    config["exclude"] = run_directory.describe_ids(excluded)
+    config["exclude"] = run_directory.describe_exclusion(FLAGS.exclude, excluded) if excluded else ""
     config["momentum"] = models.REGISTRY[FLAGS.model].momentum if FLAGS.momentum is None else FLAGS.momentum
     config["precision"] = FLAGS.precision
     if FLAGS.precision == "auto":  # A resumed run keeps its precision, whatever machine it moves to.
@@ -189,7 +189,7 @@ def train(
     with stop.at_once(step, others_wait=False):
         reporter.close()
         if out_dir == run_dir:
-            reporter.say(f"trained for {stopwatch}; exporting and scoring")
+            reporter.say(f"trained for {stopwatch}; {'exporting and ' if FLAGS.export else ''}scoring")
             finish(trainer.model, data, run_dir, step)
 
 

@@ -40,7 +40,7 @@ def held_out_margins(data: input_pipeline.TinyImageNet, files: list[pathlib.Path
         run_dir = file.with_suffix("")
         model, _ = checkpoints.load_model(run_dir)
         config, ids = run_directory.read_config(run_dir), file.read_text().split()
-        if config["exclude"] != run_directory.describe_ids(ids):
+        if config["exclude"] != run_directory.describe_exclusion(file, ids):
             raise UserError(f"{run_dir} was not trained with --exclude={file}: delete it, and train it again")
         if not read_json(run_dir / "time.json").get("finished_step"):
             raise UserError(f"{run_dir} is not finished: train it to its end")

@@ -64,7 +64,8 @@ def _parse(argv: list[str]) -> list[str]:
     except SystemExit:  # After --help.
         sys.exit(0)
     except (flags.Error, UnicodeDecodeError) as error:  # The latter for a --flagfile that is not text.
-        _fail(argv[0], f"{error} (see --help)", status=2)
+        message = str(error).removeprefix("flag --model=None: ")  # absl says so of a required flag with a validator.
+        _fail(argv[0], f"{message} (see --help)", status=2)
     if extra and "runs" in FLAGS and FLAGS.runs:
         FLAGS.runs += extra
     elif extra and "pictures" in FLAGS:
@@ -91,5 +92,6 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
         return "out of memory" + (": try a smaller --batch_size" if "batch_size" in FLAGS else "")
     if isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        remedy = ": choose a place where you may read and write" if isinstance(error, PermissionError) else ""
+        return f"{error.filename}: {error.strerror}{remedy}"
     return None

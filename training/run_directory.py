@@ -88,10 +88,10 @@ def _in_current_terms(config: dict) -> dict:
     return kept | {"augmentation": "all_crops" if kept.pop("all_crops", False) else "ten_crop"}
 
 
-def describe_ids(ids: Collection[str]) -> str:
-    """Returns what config.json says of the excluded images: their number and a checksum of their ids; "" for none."""
+def describe_exclusion(file: str | pathlib.Path, ids: Collection[str]) -> str:
+    """Returns what config.json says of --exclude: the file's name, and the number and a checksum of its ids."""
     digest = hashlib.sha256(" ".join(sorted(ids)).encode()).hexdigest()
-    return f"{len(ids)} images {digest[:8]}" if ids else ""
+    return f"{pathlib.Path(file).name} ({len(ids)} images {digest[:8]})"
 
 
 def dataset_of(file: pathlib.Path) -> str:

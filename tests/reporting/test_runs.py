@@ -119,12 +119,12 @@ def test_the_settings_of_older_versions(write_run, tmp_path):
     write_run("e", augmentation="all_crops", seed=1)
     write_run("f", augmentation="uniform", dropout=0.5)
     write_run("g", augmentation="ten_crop", exclude="", seed=3)
-    write_run("h", augmentation="ten_crop", exclude="5 images 0a1b2c3d")
+    write_run("h", augmentation="ten_crop", exclude="worst.txt (5 images 0a1b2c3d)")
     assert names(tmp_path / "?") == {
         "baseline, num_epochs=2": ["a", "b", "c", "g"],
         "baseline, num_epochs=2, augmentation=all_crops": ["d", "e"],
         "baseline, num_epochs=2, augmentation=uniform, dropout=0.5": ["f"],
-        "baseline, exclude=5 images 0a1b2c3d, num_epochs=2": ["h"],
+        "baseline, exclude=worst.txt (5 images 0a1b2c3d), num_epochs=2": ["h"],
     }
 
 
