@@ -81,7 +81,7 @@ def test_flags_in_commands_exist(page):
 def test_flags_in_scripts_exist(script, programs):
     own = set().union(*map(flags_of, programs))
     for name in re.findall(r"--([a-z]\w*)", text(ROOT / "results" / f"{script}.sh")):
-        assert {name, name.removeprefix("no")} & own, name
+        assert {name, name.removeprefix("no")} & {*own, "help"}, name
 
 
 BLOCKS = [

@@ -277,7 +277,7 @@ def test_excluded_images_are_not_trained_on(tmp_path, monkeypatch, run_small, as
     assert training[-1]["step"] == str(len(every) // 2 // 50)
     assert json.loads((tmp_path / "run/evaluation_train_ten_crop.json").read_text())["images"] == len(every)
     assert "is finished" in run_small(*flags, f"--exclude={listed}").stdout
-    assert_one_line(run_small(*flags), 1, f"exclude={len(every) // 2} images")
+    assert_one_line(run_small(*flags), 1, f"exclude=listed.txt ({len(every) // 2} images")
     listed.write_text("nosuch.JPEG")
     assert_one_line(run_small(*flags, "--overwrite", f"--exclude={listed}"), 1, "no image is called 'nosuch.JPEG'")
     listed.write_text("")
@@ -428,7 +428,7 @@ def test_first_of_several_workers_stops_once_the_others_do_not_wait(
     result = run_small(*flags)
     assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, "")
     assert len(rows(tmp_path)[1]) == 1 and not (tmp_path / "evaluation.json").exists()
-    assert ("exporting" in result.stdout) == (moment == "final scores")
+    assert ("; scoring\n" in result.stdout) == (moment == "final scores")
 
 
 def test_run_in_16_bits(tmp_path, run_small, small_flags):
