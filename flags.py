@@ -116,6 +116,11 @@ def _check_train_flags() -> None:
     _check("model", lambda value: value is not None, f"is required: one of {', '.join(models.REGISTRY)}")
     pattern = "must not contain *, ? or [: TensorFlow treats the names of checkpoints as patterns"
     _check("run_dir", lambda value: not set("*?[") & set(value or ""), pattern)
+    _check_all(
+        ["jit_compile", "deterministic"],
+        lambda v: not (v["jit_compile"] and v["deterministic"]),
+        "XLA has no deterministic kernel for the gradient of max pooling: drop --deterministic or --jit_compile",
+    )
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
     _check("momentum", lambda value: value is None or 0 <= value < 1, "must be at least 0 and less than 1")
     _check("dropout", lambda value: 0 <= value < 1, "must be at least 0 and less than 1")

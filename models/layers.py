@@ -70,8 +70,8 @@ class BatchNormalization(layers.BatchNormalization):
     """Keras' batch normalization, computed by one fused kernel forward and one backward.
 
     Keras 3 computes it by a dozen elementwise operations in float32, with a cast before and after. `FusedBatchNormV3`
-    reads and writes 16-bit activations as they are, and computes in float32 inside. Grappler fuses a ReLU that follows.
-    On a CPU, bfloat16 channels are padded to a multiple of 16, for speed.
+    reads and writes 16-bit activations as they are, and computes in float32 inside. On a CPU,
+    Grappler fuses a ReLU that follows. There, bfloat16 channels are padded to a multiple of 16, for speed.
 
     The moving variance averages the unbiased batch variance, as in Keras 2 and PyTorch.
 

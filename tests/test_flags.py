@@ -14,6 +14,7 @@ WRONG = [
     ("train", "--model=baseline --run_dir=runs/lr[0.1]", "--run_dir must not contain"),
     ("train", "--model=baseline --run_dir=", "must be a path"),
     ("train", "--model=baseline --tflite --noexport", "--tflite: needs --export"),
+    ("train", "--model=baseline --jit_compile --deterministic", "drop --deterministic or --jit_compile"),
     ("evaluate", "", "give exactly one of --run_dir, --weights, --saved_model, --tflite"),
     ("evaluate", "--run_dir=run --saved_model=model", "give exactly one of"),
     ("evaluate", "--saved_model=model --tflite=model.tflite", "give exactly one of"),
