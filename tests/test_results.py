@@ -42,6 +42,14 @@ def test_tables_are_those_of_the_runs(groups, tmp_path, table_of):
             assert (tmp_path / name).read_text() == (RESULTS / name).read_text(), name
 
 
+def test_table_of_the_exclusion(tmp_path):
+    found = runs.group(runs.find_runs([f"{RESULTS}/exclusion/*"]))
+    assert len(found) == 5 and all(run.finished for group in found for run in group.runs)
+    writing.write(tables.table_3(found), tmp_path)
+    for name in ("table_3.md", "table_3.csv"):
+        assert (tmp_path / name).read_text() == (RESULTS / "exclusion" / name).read_text(), name
+
+
 def test_readme_has_the_numbers_of_the_runs(groups):
     """Its first table has the paper's networks, with the paper's figure and both of ours as in Table 3."""
     rows = {row["run"]: row for row in tables.table_3(groups).rows}
