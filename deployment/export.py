@@ -169,7 +169,7 @@ def load_keras(run_dir: pathlib.Path) -> keras.Model:
     return model
 
 
-def load_saved_model(path: pathlib.Path):
+def load_saved_model(path: pathlib.Path) -> "tf.__internal__.tracking.AutoTrackable":
     """Loads a SavedModel that `export` wrote.
 
     Raises:
@@ -192,7 +192,7 @@ def load_saved_model(path: pathlib.Path):
     return loaded
 
 
-def wnids_of_saved_model(loaded) -> list[str] | None:
+def wnids_of_saved_model(loaded: "tf.__internal__.tracking.AutoTrackable") -> list[str] | None:
     """Returns the WordNet ids of the classes, in the order of the probabilities; None if an older version wrote it.
 
     Args:

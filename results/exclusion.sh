@@ -15,7 +15,7 @@ for flag in "$@"; do
   case $flag in
     --model=*) model=${flag#--model=} ;;
     --dataset=* | --data_dir=* | --archive=*) data+=("$flag") ;;
-    --model | --dataset | --data_dir | --archive | --help | [!-]*)
+    --model | --dataset | --data_dir | --archive | --help | -h | [!-]*)
       echo "usage: results/exclusion.sh [--model=NAME] [--FLAG=VALUE OF train.py, FOR EVERY RUN]" >&2
       exit 2
       ;;

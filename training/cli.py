@@ -64,8 +64,7 @@ def _parse(argv: list[str]) -> list[str]:
     except SystemExit:  # After --help.
         sys.exit(0)
     except (flags.Error, UnicodeDecodeError) as error:  # The latter for a --flagfile that is not text.
-        message = str(error).removeprefix("flag --model=None: ")  # absl says so of a required flag with a validator.
-        _fail(argv[0], f"{message} (see --help)", status=2)
+        _fail(argv[0], f"{error} (see --help)", status=2)
     if extra and "runs" in FLAGS and FLAGS.runs:
         FLAGS.runs += extra
     elif extra and "pictures" in FLAGS:
