@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 import small
+from training import distribution
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +228,12 @@ def test_a_resumed_run_keeps_its_precision(train, tmp_path, finished, kept):
     assert config(finished)["precision"] == kept
 
 
-def test_finished_run_is_exported_again(tmp_path, run_small, trained, small_flags):
-    """By --export_only, and by the run's own command, which evaluates again too; neither trains."""
+def test_finished_run_is_exported_again(tmp_path, monkeypatch, run_small, trained, small_flags):
+    """By --export_only, and by the run's own command, which evaluates again too; neither trains.
+
+    So another machine that does it is no device of the run's time.
+    """
+    monkeypatch.setattr(distribution, "describe_devices", lambda strategy: "another machine")
     paths = tmp_path / "export_only", tmp_path / "same_command"
     for path in paths:
         shutil.copytree(trained, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
@@ -248,5 +253,8 @@ def test_finished_run_is_exported_again(tmp_path, run_small, trained, small_flag
         assert all(map(np.array_equal, weights, expected))
         serve = tf.saved_model.load(str(path / "saved_model")).signatures["serving_default"]
         np.testing.assert_allclose(serve(images=tf.constant(images))["probabilities"], probabilities, rtol=1e-5)
+    starts = json.loads((paths[1] / "provenance.json").read_text())["starts"]
+    assert starts[-1]["device"] == "another machine"
+    assert json.loads((paths[1] / "time.json").read_text()) == json.loads((trained / "time.json").read_text())
     assert not (paths[0] / "evaluation.json").exists()
     assert (paths[1] / "evaluation.json").read_bytes() == (trained / "evaluation.json").read_bytes()

@@ -112,6 +112,7 @@ def op_error(kind, message):
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: make room"),
         (RuntimeError("cannot close (errno = 28, error message = 'No space left on device')"), "make room"),
         (path_error(errno.ENOENT, "/run/train"), "train.py: /run/train: No such file or directory\n"),
+        (path_error(errno.EACCES, "/run/.lock"), "/run/.lock: Permission denied: choose a place where you may"),
         (path_error(errno.EROFS, "runs/baseline"), "runs/baseline: Read-only file system"),
     ],
 )
