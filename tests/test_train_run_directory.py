@@ -163,6 +163,22 @@ def test_a_kill_before_the_time_is_written_does_not_lose_it(train, finished):
     assert json.loads(path.read_text()) == whole
 
 
+def test_a_finished_run_that_lacks_its_centre_crop_score_gets_it(train, finished):
+    scores = (finished / "evaluation.json").read_text()
+    (finished / "evaluation.json").unlink()
+    assert "is finished" not in train().stdout
+    assert (finished / "evaluation.json").read_text() == scores
+
+
+def test_the_small_files_of_a_run_are_not_trained_over(train, assert_one_line, finished):
+    for path in finished.iterdir():
+        if path.name not in ("config.json", "metrics.csv", "evaluation.json"):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    before = contents(finished)
+    assert_one_line(train("--seed=1"), 1, "a run without checkpoints", "--overwrite")
+    assert contents(finished) == before
+
+
 @pytest.mark.parametrize("flags", [("--export",), ("--seed=1",)])
 def test_a_run_without_its_checkpoints_is_not_taken_for_another(train, assert_one_line, finished, flags):
     shutil.rmtree(finished / "checkpoints")

@@ -162,7 +162,7 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
         except (UserError, *DAMAGED) as error:
             problem = f"checkpoint {path} is damaged, or of another network"
             if older == len(steps):
-                raise UserError(f"{problem}: pass another --run_dir") from error
+                raise UserError(f"{problem}: train again with --overwrite, or pass another --run_dir") from error
             print(f"{problem}: trying the one of step {steps[older]}", file=sys.stderr, flush=True)
         else:
             return step

@@ -48,6 +48,8 @@ OUTDATED = (
     *MISTAKES,
 )
 """Files that training makes outdated, beside the SavedModel. They do not record their step."""
+RESULTS = ("time.json", "evaluation*.json", "model.keras", "saved_model")
+"""What only a run with checkpoints writes. They may have been deleted, or its small files copied."""
 CHECKPOINTS = ("checkpoints/ckpt-*", "checkpoints/snapshots/snapshot-*")
 
 
@@ -108,7 +110,7 @@ def has_run(run_dir: pathlib.Path) -> bool:
 def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_change_cycles: bool = False) -> None:
     """Checks that a run may start in the directory, or resume there with this configuration.
 
-    What a failed start has left does not count as a run, as it has no checkpoint and no time.json.
+    What a failed start has left does not count as a run, as it has no checkpoint and no results.
 
     Args:
       run_dir: The directory, which need not exist.
@@ -124,7 +126,7 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
     if kept is None:
         return
     if not has_run(run_dir):
-        if (run_dir / "time.json").exists():
+        if any(path for pattern in RESULTS for path in run_dir.glob(pattern)):
             raise UserError(f"{run_dir} holds a run without checkpoints: add --overwrite, or pass another --run_dir")
         return
     if config.keys() - kept.keys():
