@@ -160,11 +160,13 @@ def to_plain_keras(model: keras.Model) -> keras.Model:
     def plain(layer):
         if layer.name.startswith("convert_to_tensor"):  # `whole_model` leaves one, which an .h5 file cannot hold.
             return lambda x: x
+        if not isinstance(layer, keras.Layer):  # An operation, such as that of x + y.
+            return type(layer).from_config(layer.get_config())
         config = layer.get_config() | {"dtype": "float32"}
         if "synchronized" in config:
             config["synchronized"] = False  # Training on several devices sets it.
         return plain_kinds.get(type(layer), type(layer)).from_config(config)
 
-    copy = keras.models.clone_model(model, clone_function=plain)
+    copy = keras.models.clone_model(model, clone_function=plain, recursive=True)
     copy.set_weights(model.get_weights())
     return copy

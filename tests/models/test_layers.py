@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import models
-from models.layers import BatchNormalization, Conv2D, conv_bn_relu, to_plain_keras
+from models.layers import BatchNormalization, Conv2D, conv_bn_relu, flatten_layers, to_plain_keras
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(3, 2, (4, 5, 6, 7)).astype(np.float32)
@@ -174,6 +174,18 @@ def test_conv_bn_relu():
     features = conv(images).numpy()
     expected = np.maximum((features - norm.moving_mean) / np.sqrt(1 + 1e-3), 0)
     np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_plain_keras_of_operations_and_nested_models():
+    inner_inputs = keras.Input((8, 8, 3))
+    inner = keras.Model(inner_inputs, conv_bn_relu(inner_inputs, 3, 3, name="inner"))
+    inputs = keras.Input((8, 8, 3))
+    x = inputs + inner(inputs)
+    model = keras.Model(inputs, keras.ops.tanh(x[:, 1:, :, :2]))
+    plain = to_plain_keras(model)
+    assert all(type(layer).__module__.startswith("keras.") for layer in flatten_layers(plain))
+    images = RNG.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(plain(images), model(images), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["alexnet", "googlenet", "plain20"])
