@@ -24,7 +24,7 @@ class Archive:
 
     A zip file is read in place, without unpacking it. Several threads may read at once. The paths are those of the
     official archive: in a zip file made on Windows, backslashes are read as slashes, and in a copy made for PyTorch's
-    ImageFolder, train/WNID/NAME.JPEG is train/WNID/images/NAME.JPEG.
+    ImageFolder, train/WNID/NAME.JPEG is train/WNID/images/NAME.JPEG, and the images of val/WNID are in val/images.
 
     Args:
         source: path of a zip file, an open zip file, or path of an unpacked folder (the root or its parent).
@@ -46,6 +46,7 @@ class Archive:
         self.files = {}
         for name, file in stored:
             name = re.sub(r"^(train/[^/]+)/([^/]+\.JPEG)$", r"\1/images/\2", name)
+            name = re.sub(r"^val/[^/]+/(?:images/)?([^/]+\.JPEG)$", r"val/images/\1", name)
             if name in self.files:
                 raise self.damaged(f"{name} occurs more than once")
             self.files[name] = file

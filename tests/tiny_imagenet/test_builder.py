@@ -94,15 +94,33 @@ def for_image_folder(files: Files) -> Files:
     return {re.sub("^(train/.*)images/", r"\1", name): data for name, data in files.items()}
 
 
+def with_validation_folders(files: Files, below: str) -> Files:
+    """Moves val/images/NAME.JPEG to val/WNID/NAME.JPEG, or to a folder below val/WNID."""
+    moved = {f"val/images/{row[0]}": f"val/{row[1]}/{below}{row[0]}" for row in lines(files["val/val_annotations.txt"])}
+    return {moved.get(name, name): data for name, data in files.items()}
+
+
 @pytest.mark.parametrize(
     "form",
-    ["zip", "zip of the root's content", "zip of Windows", "folder", "parent folder", "folder for ImageFolder"],
+    [
+        "zip",
+        "zip of the root's content",
+        "zip of Windows",
+        "folder",
+        "parent folder",
+        "folder for ImageFolder",
+        "folder with val/WNID",
+        "folder with val/WNID/images",
+    ],
 )
 def test_examples_are_the_archive_s(form, files, make_builder, tmp_path):
     if form == "zip of Windows":
         archive = write_zip_of_windows(tmp_path / "a.zip", files)
     elif form == "folder for ImageFolder":
         archive = write_folder(tmp_path / "unpacked", for_image_folder(files))
+    elif form.startswith("folder with"):
+        below = "images/" if form.endswith("images") else ""
+        archive = write_folder(tmp_path / "unpacked", with_validation_folders(files, below))
     elif form.startswith("zip"):
         archive = write_zip(tmp_path / "a.zip", files, ROOT if form == "zip" else "")
     else:
