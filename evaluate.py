@@ -17,7 +17,7 @@ from models import weights
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
 from training import checkpoints, evaluation, run_directory
-from training.files import write_json
+from training.files import replace_file, write_json
 
 
 def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], classes) -> None:
@@ -27,7 +27,8 @@ def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], 
     if path == "-":
         sys.stdout.write(text)
     else:
-        pathlib.Path(path).write_text(text)
+        with replace_file(pathlib.Path(path)) as partial:
+            partial.write_text(text)
         print(f"written to {path}")
 
 
@@ -54,7 +55,8 @@ def score_file(path: pathlib.Path) -> pathlib.Path:
 
 def check_writable(path: str | pathlib.Path, flag: str) -> None:
     """Raises UserError if a file cannot be written, before scoring takes its time."""
-    if os.path.isdir(path) or not os.access(os.path.dirname(path) or ".", os.W_OK):
+    special = os.path.exists(path) and not os.path.isfile(path)  # Such as /dev/stdout.
+    if os.path.isdir(path) or not os.access(path if special else os.path.dirname(path) or ".", os.W_OK):
         raise UserError(f"cannot write {path}: pass --{flag} with a file in a writable folder")
 
 
@@ -78,7 +80,8 @@ def main(_) -> None:
     if FLAGS.weights == weights.SHIPPED:
         path = weights.FOLDER / f"{FLAGS.model}.weights.h5"
     else:
-        path = pathlib.Path(os.path.abspath(FLAGS.run_dir or FLAGS.weights or FLAGS.saved_model or FLAGS.tflite))
+        file = FLAGS.weights or FLAGS.saved_model or FLAGS.tflite
+        path = pathlib.Path(FLAGS.run_dir or os.path.abspath(file))  # A SavedModel may be named as ".".
     own_dataset = run_directory.read_config(path)["dataset"] if FLAGS.run_dir else run_directory.dataset_of(path)
     dataset = FLAGS.dataset or own_dataset
     output = pathlib.Path(FLAGS.output or score_file(path))
@@ -91,7 +94,7 @@ def main(_) -> None:
     elif FLAGS.tflite:
         classify = tflite.classifier(path)
     else:
-        saved_model = export.load_saved_model(path)
+        saved_model = export.load_saved_model(pathlib.Path(FLAGS.saved_model))
         signature = saved_model.signatures["serving_default"]
         classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
     if FLAGS.split != "test":

@@ -114,8 +114,7 @@ def _define_run_flags() -> None:
 def _check_train_flags() -> None:
     _check_all(["tflite", "export"], lambda v: not v["tflite"] or v["export"], "needs --export")
     _check("model", lambda value: value is not None, f"is required: one of {', '.join(models.REGISTRY)}")
-    pattern = "must not contain *, ? or [: TensorFlow treats the names of checkpoints as patterns"
-    _check("run_dir", lambda value: not set("*?[") & set(value or ""), pattern)
+    _check_no_pattern("run_dir")
     _check_all(
         ["jit_compile", "deterministic"],
         lambda v: not (v["jit_compile"] and v["deterministic"]),
@@ -186,6 +185,8 @@ def define_evaluate_flags() -> None:
     _check_all(crops, lambda v: not v["ten_crop"] or v["run_dir"] or v["weights"], "needs --run_dir or --weights")
     _check_all(["dataset", "run_dir"], lambda v: not (v["dataset"] and v["run_dir"]), "a run has its own")
     _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")
+    _check_no_pattern("run_dir")
+    _check_no_pattern("saved_model")
 
 
 def define_compress_flags() -> None:
@@ -218,6 +219,7 @@ def define_predict_flags() -> None:
 
     flags.mark_flags_as_mutual_exclusive(["model", "run_dir", "saved_model", "tflite"])
     _check_all(["weights", "model"], lambda v: not v["weights"] or v["model"], "needs --model")
+    _check_no_pattern("saved_model")
 
 
 def define_report_flags() -> None:
@@ -236,6 +238,7 @@ def define_report_flags() -> None:
     )
 
     flags.mark_flags_as_mutual_exclusive(["runs", "mistakes"], required=True)
+    _check_no_pattern("mistakes")
 
 
 def define_exclusion_flags() -> None:
@@ -252,6 +255,10 @@ class _PathParser(flags.ArgumentParser):
     def parse(self, argument: str) -> str:
         if not argument or "\0" in argument:
             raise ValueError("must be a path, without NUL characters")
+        try:
+            argument.encode()
+        except UnicodeEncodeError:  # TensorFlow takes no other.
+            raise ValueError("must be a path in UTF-8: rename it") from None
         path = os.path.expanduser(argument)
         if path.startswith("~"):
             raise ValueError("names a home folder that is not known: pass a whole path")
@@ -264,6 +271,11 @@ def _define_path(name: str, text: str, **options) -> None:
 
 def _check(name: str, valid: Callable[[float], bool], message: str) -> None:
     flags.register_validator(name, valid, f"--{name} {message}")
+
+
+def _check_no_pattern(name: str) -> None:
+    message = "must not contain *, ? or [: TensorFlow treats the names of checkpoints as patterns"
+    _check(name, lambda value: not set("*?[") & set(value or ""), message)
 
 
 def _check_all(names: list[str], valid: Callable[[dict], bool], message: str) -> None:

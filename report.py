@@ -54,12 +54,12 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(wnids)
     boxes = input_pipeline.load_boxes("validation", dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits["validation"]
+    folder = pathlib.Path(out or folder)
+    folder.mkdir(parents=True, exist_ok=True)  # Fails before scoring takes its time.
     print(f"scoring {len(split):,} images by the centre crop and by ten crops", flush=True)
     centre_crop, ten_crop = (
         evaluation.predict(evaluation.classifier(model, data.mean_image, ten), split) for ten in (False, True)
     )
-    folder = pathlib.Path(out or folder)
-    folder.mkdir(parents=True, exist_ok=True)
     mistake_tables.write_all(model.name, data, boxes, centre_crop, ten_crop, folder)
     return folder
 

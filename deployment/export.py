@@ -180,7 +180,7 @@ def load_saved_model(path: pathlib.Path) -> "tf.__internal__.tracking.AutoTracka
         raise UserError(f"{path} {problem}: give the folder saved_model in a run, or the run itself as --run_dir")
     try:
         loaded = tf.saved_model.load(str(path))
-    except (OSError, tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
+    except (OSError, AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
         raise UserError(f"{path} is damaged ({error}): export it again by train.py --export_only") from error
     signature = loaded.signatures.get("serving_default")
     if (
@@ -230,6 +230,8 @@ def load_classes(folder: pathlib.Path) -> dict[str, list[str]]:
         pairs = list(zip(classes["wnids"], classes["words"], strict=True))
         if not all(isinstance(name, str) for pair in pairs for name in pair):
             raise TypeError("a name is not text")
+        if not pairs or len(dict(pairs)) < len(pairs):
+            raise ValueError("no class, or one twice")
         return {"wnids": classes["wnids"], "words": classes["words"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         remedy = "delete it, and train.py --export_only writes it; weights/classes.json is that of Tiny ImageNet"

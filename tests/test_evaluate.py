@@ -309,6 +309,15 @@ def test_scores_of_shipped_weights_are_named_after_the_network(tmp_path):
             assert evaluate.score_file(path) == folder / "evaluation_squeezenet.weights.json"
 
 
+def test_a_run_below_a_folder_with_a_pattern_s_characters(tmp_path, run_main, small_run, data_flags, monkeypatch):
+    (tmp_path / "x[1]").mkdir()
+    shutil.copytree(small_run, tmp_path / "x[1]/run")
+    monkeypatch.chdir(tmp_path / "x[1]")
+    for what in ("--run_dir=run", "--saved_model=run/saved_model"):
+        result = run_main("evaluate.py", what, *data_flags, "--output=scores.json")
+        assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_refusals(tmp_path, run_main, assert_one_line, small_run, data_flags):
     (tmp_path / "empty").mkdir()
     (tmp_path / "no_checkpoint").mkdir()

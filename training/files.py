@@ -13,11 +13,16 @@ def replace_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Replaces a file by what the `with` block writes to the yielded path, in one step.
 
     If the block raises an error, or the process or the machine dies, `path` is left as it was. The yielded path is
-    beside `path` and has the same suffix.
+    beside `path` and has the same suffix. Of a link, the file that it points to is replaced. A device or a pipe, such
+    as /dev/stdout, is yielded itself.
 
     Raises:
       OSError: if the file cannot be written.
     """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = pathlib.Path(os.path.realpath(path))
     # TensorBoard would read a name with "tfevents".
     partial = path.with_name(f"partial.{path.name}".replace("tfevents", "events"))
     try:

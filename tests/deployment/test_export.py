@@ -1,6 +1,8 @@
 """The exported model, used as a stranger uses it: with TensorFlow and Keras, and nothing of this project."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -280,14 +282,36 @@ def test_class_order_of_a_saved_model(synthetic_run, data):
     assert export.wnids_of_saved_model(tf.Module()) is None
 
 
+VARIABLES = "variables/variables.data-00000-of-00001"
+NONE, TWICE = '{"wnids": [], "words": []}', '{"wnids": ["n1", "n1"], "words": ["a", "b"]}'
+
+
 def test_class_order_of_a_folder(tmp_path, data):
     assert export.wnids_of(tmp_path) is None
     export.write_classes(tmp_path, data)
     assert export.wnids_of(tmp_path) == data.wnids
-    for damaged in ("{", "[]", '{"wnids": 5, "words": 5}', '{"wnids": [1], "words": ["a"]}', '{"wnids": ["n1"]}'):
+    for damaged in (
+        "{",
+        "[]",
+        '{"wnids": 5, "words": 5}',
+        '{"wnids": [1], "words": ["a"]}',
+        '{"wnids": ["n1"]}',
+        NONE,
+        TWICE,
+    ):
         (tmp_path / "classes.json").write_text(damaged)
         with pytest.raises(UserError, match="classes.json is missing or damaged: delete it"):
             export.wnids_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file, size", [("saved_model.pb", 0), ("variables/variables.index", 0), (VARIABLES, 0), (VARIABLES, 10**4)]
+)
+def test_half_a_saved_model(synthetic_run, tmp_path, file, size):
+    shutil.copytree(synthetic_run / "saved_model", tmp_path / "copy")
+    os.truncate(tmp_path / "copy" / file, size)
+    with pytest.raises(UserError, match="copy is damaged"):
+        export.load_saved_model(tmp_path / "copy")
 
 
 def test_exports_that_cannot_be_loaded(tmp_path):

@@ -31,6 +31,23 @@ def test_keeps_the_old_file_if_the_new_one_cannot_be_written(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_stays_one(tmp_path):
+    file, link = tmp_path / "file.json", tmp_path / "link.json"
+    file.write_text("old")
+    link.symlink_to(file)
+    with replace_file(link) as partial:
+        partial.write_text("new")
+    assert link.is_symlink() and file.read_text() == "new"
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """Such as /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    with replace_file(tmp_path / "pipe") as partial:
+        assert partial == tmp_path / "pipe"
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_partial_event_file_is_not_one_of_the_events(tmp_path):
     path = tmp_path / "events.out.tfevents.1.host.2.0.v2"
     path.write_text("old")
