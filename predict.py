@@ -32,6 +32,8 @@ SUFFIXES = {suffix for suffix, format in Image.registered_extensions().items() i
 
 def is_picture(path: pathlib.Path) -> bool:
     """Returns whether a file's name is that of a picture, also of a kind that Pillow does not read, such as HEIC."""
+    if path.name.startswith("._"):  # macOS puts such files beside others.
+        return False
     kind, _ = mimetypes.guess_type(path.name)
     return kind.startswith("image/") if kind else path.suffix.lower() in SUFFIXES
 
@@ -101,13 +103,17 @@ def load_classifier() -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
 
 
 def main(_) -> None:
-    if not FLAGS.pictures:
+    if not FLAGS.pictures or "" in FLAGS.pictures:  # Such as an unset variable of the shell's.
         raise UserError("name pictures or folders: python predict.py photo.jpg holiday/")
+    if FLAGS.csv and is_picture(pathlib.Path(FLAGS.csv)):
+        raise UserError(
+            f"--csv={FLAGS.csv} has the name of a picture: give it the name of a table, such as classes.csv"
+        )
     classify = load_classifier()
     files = find_pictures(FLAGS.pictures)
     failed = 0
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(os.cpu_count()))
         write = print_picture
         if FLAGS.csv:
             # A file's name need not be text.

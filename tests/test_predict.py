@@ -115,16 +115,27 @@ def test_what_is_no_picture_does_not_stop_the_others(run_main, folder, synthetic
 
 
 def test_a_folder_with_pictures_of_many_kinds(run_main, synthetic_run, validation, tmp_path):
-    """Those of a kind that Pillow cannot read are named; files that are no pictures are passed over."""
+    """Those of a kind that Pillow cannot read are named; files that are no pictures are passed over.
+
+    So is what macOS puts beside a picture.
+    """
     names = ("a.JPG", "b.jfif", "c.tif", "d.webp", "e.bmp", "f.tga", "g.pgm")
     for name, image in zip(names, validation, strict=False):
         Image.fromarray(image).convert("L").save(tmp_path / name)
-    for name in ("h.heic", "i.svg", "film.mpg", "letter.pdf", "model.h5", "notes", "notes.txt"):
+    for name in ("h.heic", "i.svg", "film.mpg", "letter.pdf", "model.h5", "notes", "notes.txt", "._a.JPG"):
         (tmp_path / name).write_text("contents")
     result = run_main("predict.py", f"--run_dir={synthetic_run}", f"--csv={tmp_path / 'out.csv'}", tmp_path)
     assert result.returncode == 1 and "7 of 9 pictures" in result.stdout
     assert [line.split(": ")[1] for line in result.stderr.splitlines()] == [f"{tmp_path}/h.heic", f"{tmp_path}/i.svg"]
     assert [path for path, _ in read_csv(tmp_path / "out.csv")] == [str(tmp_path / name) for name in names]
+
+
+def test_a_table_does_not_replace_a_picture(run_main, folder, synthetic_run, assert_one_line):
+    """As in `--csv *.PNG`."""
+    before = (folder / "0.PNG").read_bytes()
+    result = run_main("predict.py", f"--run_dir={synthetic_run}", "--csv", folder / "0.PNG", folder / "2.PNG")
+    assert_one_line(result, 1, "has the name of a picture")
+    assert (folder / "0.PNG").read_bytes() == before
 
 
 def test_weights_of_a_run_on_other_classes_are_refused(run_main, folder, synthetic_run, tmp_path, assert_one_line):
@@ -316,6 +327,7 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
         (2, [picture, "--weights=x.weights.h5"], ["needs --model"]),
         (2, [picture, "--model=googlenet", "--run_dir=run"], ["model", "run_dir"]),
         (1, [], ["name pictures"]),
+        (1, [""], ["name pictures"]),
         (1, [picture, f"--run_dir={tmp_path / 'nosuch'}"], ["nosuch/model.keras does not exist"]),
         (
             1,

@@ -107,7 +107,7 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
         cannot be written or has no room.
       OSError: if `data_dir` cannot be read.
     """
-    if not sys.stderr.isatty():
+    if not (sys.stderr and sys.stderr.isatty()):
         tfds.disable_progress_bar()
     builder = preparation.prepare(dataset, data_dir, archive)
     decoded = pathlib.Path(builder.data_dir) / "decoded"

@@ -29,7 +29,8 @@ class Reporter:
         self._progress.say(line)
 
     def flush(self) -> None:
-        """Writes what TensorBoard's events hold back."""
+        """Writes metrics.csv and TensorBoard's events to the disk."""
+        self._metrics.flush()
         self._board.flush()
 
     def close(self) -> None:

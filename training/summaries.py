@@ -3,6 +3,7 @@
 import csv
 import datetime
 import math
+import os
 import pathlib
 import sys
 import time
@@ -63,6 +64,11 @@ class Metrics:
         self._rows.append(row)
         with self._path.open("a", newline="") as file:
             csv.DictWriter(file, FIELDS, lineterminator="\n").writerow(row)
+
+    def flush(self) -> None:
+        """Writes the rows to the disk, before a checkpoint makes them the run's."""
+        with self._path.open("rb+") as file:
+            os.fsync(file.fileno())
 
     def epoch_means(self, epoch: int) -> dict[str, float]:
         """Returns the mean loss and top-1 over an epoch's training steps; NaN if it has no row."""
@@ -140,7 +146,7 @@ class Progress:
             unit_scale=True,
             bar_format="{desc} |{bar}| {rate_fmt}, {remaining} left{postfix}",
             file=sys.stdout,
-            disable=not sys.stdout.isatty(),
+            disable=not (sys.stdout and sys.stdout.isatty()),
             dynamic_ncols=True,
         )
         self._drawn = 0.0

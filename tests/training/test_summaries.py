@@ -217,6 +217,14 @@ def terminal(columns):
     os.close(ours)
 
 
+def test_no_bar_without_an_output():
+    with contextlib.redirect_stdout(None):
+        progress = summaries.Progress(0, 10, 8)
+        progress.draw(1, 1, 0.1, 5.3, 0.005, 100.0)
+        progress.say("a line")
+        progress.close()
+
+
 @pytest.fixture
 def flags_of_40_steps(small_data_dir, tmp_path):
     flags = "--model=small --dataset=synthetic --batch_size=50 --num_epochs=5 --num_cycles=1 --precision=float32"
