@@ -55,8 +55,7 @@ def score_file(path: pathlib.Path) -> pathlib.Path:
 
 def check_writable(path: str | pathlib.Path, flag: str) -> None:
     """Raises UserError if a file cannot be written, before scoring takes its time."""
-    special = os.path.exists(path) and not os.path.isfile(path)  # Such as /dev/stdout.
-    if os.path.isdir(path) or not os.access(path if special else os.path.dirname(path) or ".", os.W_OK):
+    if os.path.isdir(path) or not os.access(os.path.dirname(path) or ".", os.W_OK):
         raise UserError(f"cannot write {path}: pass --{flag} with a file in a writable folder")
 
 

@@ -197,11 +197,13 @@ def define_compress_flags() -> None:
     flags.DEFINE_float("learning_rate", 0.01, "Learning rate at the start of fine-tuning.")
 
     _check("learning_rate", lambda value: 0 < value < FLOAT32_MAX, "must be positive and finite in float32")
+    _check_no_pattern("run_dir")
 
 
 def define_ship_flags() -> None:
     """Defines the flags of deployment/ship.py."""
     _define_path("run_dir", "Run whose weights to add.", required=True)
+    _check_no_pattern("run_dir")
 
 
 def define_predict_flags() -> None:

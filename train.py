@@ -112,8 +112,10 @@ def is_finished(run_dir: pathlib.Path, config: dict, num_excluded: int) -> bool:
         names = ["saved_model", "model.keras", "classes.json", *(["model_int8.tflite"] if FLAGS.tflite else [])]
         if not all((run_dir / name).exists() for name in names):
             return False
-    scores = ["evaluation", *(["evaluation_ten_crop", "evaluation_train_ten_crop"] if FLAGS.final_scores else [])]
-    return all(read_json(run_dir / f"{name}.json").get("step") == num_steps for name in scores)
+    scores = ["evaluation.json"]
+    if FLAGS.final_scores:
+        scores += ["evaluation_ten_crop.json", "evaluation_train_ten_crop.json"]
+    return all(read_json(run_dir / name).get("step") == num_steps for name in scores)
 
 
 def print_next_steps(run_dir: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from models.layers import to_plain_keras
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
+from training.checkpoints import DAMAGED
 from training.files import remove_folder, replace_file, write_json
 
 IMAGE_SHAPE = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
@@ -180,7 +181,7 @@ def load_saved_model(path: pathlib.Path) -> "tf.__internal__.tracking.AutoTracka
         raise UserError(f"{path} {problem}: give the folder saved_model in a run, or the run itself as --run_dir")
     try:
         loaded = tf.saved_model.load(str(path))
-    except (OSError, AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
+    except (OSError, *DAMAGED) as error:
         raise UserError(f"{path} is damaged ({error}): export it again by train.py --export_only") from error
     signature = loaded.signatures.get("serving_default")
     if (

@@ -101,6 +101,16 @@ def test_mistakes_of_a_run(run_main, synthetic_run, synthetic_data_dir, tmp_path
         assert matplotlib.image.imread(out / name).std() > 0.05
 
 
+def test_an_out_that_is_a_file_is_found_before_scoring(
+    run_main, assert_one_line, synthetic_run, synthetic_data_dir, tmp_path
+):
+    (tmp_path / "file").touch()
+    data, out = f"--data_dir={synthetic_data_dir}", f"--out={tmp_path}/file"
+    result = run_main("report.py", f"--mistakes={synthetic_run}", data, out)
+    assert_one_line(result, 1, "file: File exists")
+    assert "scoring" not in result.stdout
+
+
 def test_mistakes_of_shipped_weights(run_main, assert_one_line, synthetic_data_dir, tmp_path, monkeypatch):
     import models
     from models import weights

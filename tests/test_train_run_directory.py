@@ -170,9 +170,10 @@ def test_a_finished_run_that_lacks_its_centre_crop_score_gets_it(train, finished
     assert (finished / "evaluation.json").read_text() == scores
 
 
-def test_the_small_files_of_a_run_are_not_trained_over(train, assert_one_line, finished):
+@pytest.mark.parametrize("result", ["time.json", "evaluation.json", "model.keras", "saved_model"])
+def test_what_is_left_of_a_run_is_not_trained_over(train, assert_one_line, finished, result):
     for path in finished.iterdir():
-        if path.name not in ("config.json", "metrics.csv", "evaluation.json"):
+        if path.name not in ("config.json", "metrics.csv", result):
             path.unlink() if path.is_file() else shutil.rmtree(path)
     before = contents(finished)
     assert_one_line(train("--seed=1"), 1, "a run without checkpoints", "--overwrite")

@@ -283,7 +283,6 @@ def test_class_order_of_a_saved_model(synthetic_run, data):
 
 
 VARIABLES = "variables/variables.data-00000-of-00001"
-NONE, TWICE = '{"wnids": [], "words": []}', '{"wnids": ["n1", "n1"], "words": ["a", "b"]}'
 
 
 def test_class_order_of_a_folder(tmp_path, data):
@@ -296,8 +295,8 @@ def test_class_order_of_a_folder(tmp_path, data):
         '{"wnids": 5, "words": 5}',
         '{"wnids": [1], "words": ["a"]}',
         '{"wnids": ["n1"]}',
-        NONE,
-        TWICE,
+        '{"wnids": [], "words": []}',
+        '{"wnids": ["n1", "n1"], "words": ["a", "b"]}',
     ):
         (tmp_path / "classes.json").write_text(damaged)
         with pytest.raises(UserError, match="classes.json is missing or damaged: delete it"):

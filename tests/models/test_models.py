@@ -220,7 +220,7 @@ def test_unknown_bypass():
 def test_batch_norm_settings_of_the_reference(name):
     """The code that the paper builds on has a decay of 0.9 in every batch normalization, and an epsilon of 0.001."""
     norms = [layer for layer in build(name).layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert {(norm.momentum, norm.epsilon) for norm in norms} <= {(0.9, 1e-3)}
+    assert {(norm.momentum, norm.epsilon) for norm in norms} == (set() if name == "baseline_table1" else {(0.9, 1e-3)})
 
 
 def test_auxiliary_heads_are_in_training_alone():
