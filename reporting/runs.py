@@ -156,7 +156,8 @@ def read_evaluations(folder: pathlib.Path, last_step: int) -> dict[str, dict]:
     Raises:
       UserError: if one is damaged.
     """
-    types = {"split": str, "images": int, "top_1": (int, float), "ten_crop": bool, "snapshots": int}
+    number = (int, float)
+    types = {"split": str, "images": int, "top_1": number, "top_5": number, "ten_crop": bool, "snapshots": int}
     found = {}
     for path in sorted(folder.glob("evaluation*.json")):
         content = read_checked(path, **types)

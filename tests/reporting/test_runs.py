@@ -1,5 +1,7 @@
 """Reading run directories that write_run made, and putting them into groups."""
 
+import json
+
 import pytest
 
 import command_line
@@ -7,6 +9,8 @@ import flags
 from reporting import paper, runs
 from tiny_imagenet.errors import UserError
 from training import summaries
+
+SCORES = {"split": "validation", "images": 1000, "top_1": 0.2, "top_5": 0.4, "ten_crop": False, "snapshots": 1}
 
 
 def test_finds_runs(write_run, tmp_path, capsys):
@@ -59,6 +63,7 @@ def test_only_the_columns_that_are_used_are_needed(write_run, more):
         ("time.json", "[]"),
         ("time.json", '{"seconds": "many", "steps": 1, "device": "a CPU"}'),
         ("evaluation_ten_crop.json", '{"top_1": 0.5}'),
+        ("evaluation.json", json.dumps(SCORES | {"top_5": None})),
         ("mistakes/object_size.csv", "images,top-1\n3,4\n"),
         ("mistakes/object_size.csv", "quintile by area,area (% of the picture),images,top-1\n1,1 to 2,3\n"),
         ("mistakes/object_size.csv", "quintile by area,area (% of the picture),images,top-1\n1,1 to 2,3,high\n"),
@@ -78,9 +83,8 @@ def names(patterns):
 
 
 def test_an_evaluation_of_an_earlier_step_is_skipped(write_run, capsys):
-    scores = {"split": "validation", "images": 1000, "top_1": 0.2, "ten_crop": False, "snapshots": 1}
-    files = {"evaluation.json": scores | {"step": 12}, "evaluation_other.json": scores | {"step": 24}}
-    files["evaluation_stopped.json"] = scores | {"step": 25}  # Stopped before the step's row was due.
+    files = {"evaluation.json": SCORES | {"step": 12}, "evaluation_other.json": SCORES | {"step": 24}}
+    files["evaluation_stopped.json"] = SCORES | {"step": 25}  # Stopped before the step's row was due.
     folder = write_run(files=files)
     (run,) = runs.find_runs([str(folder)])
     assert list(run.evaluations) == ["evaluation_other", "evaluation_stopped"]
