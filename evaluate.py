@@ -6,8 +6,9 @@ import os
 import pathlib
 import re
 import sys
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
+import keras
 import numpy as np
 
 import flags
@@ -22,8 +23,8 @@ from training.files import replace_file, write_json
 
 def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], classes) -> None:
     """Writes the challenge's format: one line `test_0.JPEG n02124075` per image, sorted by image number."""
-    lines = {id: f"{id} {wnids[label]}\n" for id, label in zip(split.ids, classes, strict=True)}
-    text = "".join(lines[id] for id in sorted(lines, key=lambda id: [int(number) for number in re.findall(r"\d+", id)]))
+    rows = sorted(zip(split.ids, classes, strict=True), key=lambda row: list(map(int, re.findall(r"\d+", row[0]))))
+    text = "".join(f"{id} {wnids[label]}\n" for id, label in rows)
     if path == "-":
         sys.stdout.write(text)
     else:
@@ -41,8 +42,6 @@ def score_file(path: pathlib.Path) -> pathlib.Path:
         parts.append(FLAGS.split)
     if FLAGS.split == "train" and FLAGS.images != evaluation.TRAINING_SAMPLE:
         parts.append(f"images_{FLAGS.images or 'all'}")
-    if FLAGS.seed not in (None, evaluation.SAMPLE_SEED):
-        parts.append(f"seed_{FLAGS.seed}")
     if FLAGS.snapshots > 1:
         parts.append(f"snapshots_{FLAGS.snapshots}")
     if FLAGS.ten_crop:
@@ -54,8 +53,10 @@ def score_file(path: pathlib.Path) -> pathlib.Path:
 
 
 def check_writable(path: str | pathlib.Path, flag: str) -> None:
-    """Raises UserError if a file cannot be written, before scoring takes its time."""
-    if os.path.isdir(path) or not os.access(os.path.dirname(path) or ".", os.W_OK):
+    """Raises UserError if `replace_file` cannot write a file, before scoring takes its time."""
+    target = os.path.realpath(path)
+    in_place = os.path.exists(target) and not os.path.isfile(target)  # A device or a pipe.
+    if os.path.isdir(target) or not os.access(target if in_place else os.path.dirname(target), os.W_OK):
         raise UserError(f"cannot write {path}: pass --{flag} with a file in a writable folder")
 
 
@@ -75,54 +76,74 @@ def print_scores(result: dict, file: TextIO) -> None:
     print("".join(f"{value:>12}" for value in columns.values()), file=file)
 
 
-def main(_) -> None:
+class Network(NamedTuple):
+    """What is scored.
+
+    Attributes:
+      path: The run, the SavedModel or the file.
+      dataset: The dataset that it was trained on, as far as is known.
+      wnids: The WordNet ids of its classes, in the order of its outputs; None if it does not name them.
+      model: From normalized crops to logits; None for an exported network.
+      classify: An exported network, by the centre crop; None for others.
+      step: The step of a run's newest checkpoint; None for others.
+    """
+
+    path: pathlib.Path
+    dataset: str
+    wnids: list[str] | None
+    model: keras.Model | None = None
+    classify: evaluation.Classifier | None = None
+    step: int | None = None
+
+
+def load_network() -> Network:
+    """Loads the network that the flags name."""
+    if FLAGS.run_dir:
+        path = pathlib.Path(FLAGS.run_dir)
+        model, step = checkpoints.load_model(path)
+        return Network(path, run_directory.read_config(path)["dataset"], export.wnids_of(path), model, step=step)
     if FLAGS.weights == weights.SHIPPED:
         path = weights.FOLDER / f"{FLAGS.model}.weights.h5"
-    else:
-        file = FLAGS.weights or FLAGS.saved_model or FLAGS.tflite
-        path = pathlib.Path(FLAGS.run_dir or os.path.abspath(file))  # A SavedModel may be named as ".".
-    own_dataset = run_directory.read_config(path)["dataset"] if FLAGS.run_dir else run_directory.dataset_of(path)
-    dataset = FLAGS.dataset or own_dataset
-    output = pathlib.Path(FLAGS.output or score_file(path))
-    step = None
-    if FLAGS.run_dir:
-        snapshots = checkpoints.last_snapshots(path, FLAGS.snapshots) if FLAGS.snapshots > 1 else []
-        model, step = checkpoints.load_model(path)
-    elif FLAGS.weights:
-        model = export.load_weights(FLAGS.model, FLAGS.weights)
-    elif FLAGS.tflite:
-        classify = tflite.classifier(path)
-    else:
+    else:  # A SavedModel may be named as ".".
+        path = pathlib.Path(os.path.abspath(FLAGS.weights or FLAGS.saved_model or FLAGS.tflite))
+    dataset = FLAGS.dataset or run_directory.dataset_of(path)
+    if FLAGS.saved_model:
         saved_model = export.load_saved_model(pathlib.Path(FLAGS.saved_model))
         signature = saved_model.signatures["serving_default"]
-        classify = lambda images: signature(images=images)["probabilities"]  # noqa: E731
+        wnids = export.wnids_of_saved_model(saved_model)
+        return Network(path, dataset, wnids, classify=lambda images: signature(images=images)["probabilities"])
+    wnids = export.wnids_of(path.parent)
+    if FLAGS.tflite:
+        return Network(path, dataset, wnids, classify=tflite.classifier(path))
+    return Network(path, dataset, wnids, export.load_weights(FLAGS.model, FLAGS.weights))
+
+
+def main(_) -> None:
+    network = load_network()
+    snapshots = checkpoints.last_snapshots(network.path, FLAGS.snapshots) if FLAGS.snapshots > 1 else [None]
+    output = pathlib.Path(FLAGS.output or score_file(network.path))
     if FLAGS.split != "test":
         check_writable(output, "output")
     if FLAGS.predictions not in (None, "-"):
         check_writable(FLAGS.predictions, "predictions")
-    if FLAGS.saved_model:
-        wnids = export.wnids_of_saved_model(saved_model)
-    else:
-        wnids = export.wnids_of(path if FLAGS.run_dir else path.parent)
-    data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(wnids)
+    data = input_pipeline.load(network.dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(network.wnids)
     split = data.splits[FLAGS.split]
     if FLAGS.images:
-        split = split.sample(FLAGS.images, evaluation.SAMPLE_SEED if FLAGS.seed is None else FLAGS.seed)
-    if FLAGS.run_dir or FLAGS.weights:
-        classify = evaluation.classifier(model, data.mean_image, FLAGS.ten_crop)
-    if FLAGS.snapshots > 1:
-        probabilities = np.zeros((len(split), len(data.wnids)), np.float32)
-        for snapshot in snapshots:
-            checkpoints.load_weights(model, snapshot)
-            probabilities += evaluation.predict(classify, split, FLAGS.batch_size) / FLAGS.snapshots
-    else:
-        probabilities = evaluation.predict(classify, split, FLAGS.batch_size)
+        split = split.sample(FLAGS.images, evaluation.SAMPLE_SEED)
+
+    classify = network.classify or evaluation.classifier(network.model, data.mean_image, FLAGS.ten_crop)
+    probabilities = np.zeros((len(split), len(data.wnids)), np.float32)
+    for snapshot in snapshots:
+        if snapshot:
+            checkpoints.load_weights(network.model, snapshot)
+        probabilities += evaluation.predict(classify, split, FLAGS.batch_size) / len(snapshots)
 
     if FLAGS.split != "test":
         scores = evaluation.accuracy(probabilities, split.labels)
-        result = evaluation.result(scores, dataset, FLAGS.split, split, step, FLAGS.ten_crop, FLAGS.snapshots)
-        if path.is_file():
-            result |= {"file": path.name, "bytes": path.stat().st_size}
+        how = (network.step, FLAGS.ten_crop, FLAGS.snapshots)
+        result = evaluation.result(scores, network.dataset, FLAGS.split, split, *how)
+        if network.path.is_file():
+            result |= {"file": network.path.name, "bytes": network.path.stat().st_size}
         print_scores(result, sys.stderr if FLAGS.predictions == "-" else sys.stdout)
         write_json(output, result)
     if FLAGS.predictions:

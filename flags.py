@@ -151,10 +151,8 @@ def define_evaluate_flags() -> None:
     flags.DEFINE_enum(
         "split", "validation", ["validation", "test", "train"], "Images to evaluate; those of test have no labels."
     )
-    images = "Score this many images, drawn at random by --seed. Needs --split=train. By default, all."
+    images = "Score this many images, drawn at random. Needs --split=train. By default, all."
     flags.DEFINE_integer("images", None, images, lower_bound=1, upper_bound=INT32_MAX)
-    seeded = "Seed of the images that --images draws. Default: 0."
-    flags.DEFINE_integer("seed", None, seeded, lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_bool("ten_crop", False, "Average the softmax over the ten crops. Needs --run_dir or --weights.")
     flags.DEFINE_integer(
         "snapshots",
@@ -170,7 +168,7 @@ def define_evaluate_flags() -> None:
         "output",
         "File for the result. Default: evaluation.json in a run, evaluation_NAME.json beside a SavedModel or a file, "
         "or in the working directory for --weights=tiny_imagenet. "
-        "The default name includes each setting (split, images, seed, snapshots, crops) that differs from train.py's "
+        "The default name includes each setting (split, images, snapshots, crops) that differs from train.py's "
         "own scoring.",
     )
 
@@ -180,7 +178,6 @@ def define_evaluate_flags() -> None:
     _check_all(["split", "predictions"], lambda v: v["split"] != "test" or v["predictions"], "test needs --predictions")
     _check_all(["output", "split"], lambda v: not v["output"] or v["split"] != "test", "test has no scores to write")
     _check_all(["images", "split"], lambda v: v["images"] is None or v["split"] == "train", "needs --split=train")
-    _check_all(["seed", "images"], lambda v: v["seed"] is None or v["images"], "needs --images")
     crops = ["ten_crop", "run_dir", "weights"]
     _check_all(crops, lambda v: not v["ten_crop"] or v["run_dir"] or v["weights"], "needs --run_dir or --weights")
     _check_all(["dataset", "run_dir"], lambda v: not (v["dataset"] and v["run_dir"]), "a run has its own")

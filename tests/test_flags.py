@@ -29,7 +29,6 @@ WRONG = [
     ("evaluate", "--run_dir=run --split=test", "test needs --predictions"),
     ("evaluate", "--run_dir=run --split=test --predictions=p.txt --output=o.json", "--output: test has no scores"),
     ("evaluate", "--run_dir=run --images=9", "--images: needs --split=train"),
-    ("evaluate", "--run_dir=run --seed=9", "--seed: needs --images"),
     ("evaluate", "--saved_model=model --ten_crop", "--ten_crop: needs --run_dir or --weights"),
     ("evaluate", "--tflite=model.tflite --snapshots=2", "--snapshots: needs --run_dir"),
     ("predict", "--weights=w.weights.h5", "--weights: needs --model"),

@@ -14,7 +14,7 @@ def replace_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     If the block raises an error, or the process or the machine dies, `path` is left as it was. The yielded path is
     beside `path` and has the same suffix. Of a link, the file that it points to is replaced. A device or a pipe, such
-    as /dev/stdout, is yielded itself.
+    as /dev/null, is yielded itself.
 
     Raises:
       OSError: if the file cannot be written.
