@@ -109,9 +109,8 @@ def load_network() -> Network:
     dataset = FLAGS.dataset or run_directory.dataset_of(path)
     if FLAGS.saved_model:
         saved_model = export.load_saved_model(pathlib.Path(FLAGS.saved_model))
-        signature = saved_model.signatures["serving_default"]
-        wnids = export.wnids_of_saved_model(saved_model)
-        return Network(path, dataset, wnids, classify=lambda images: signature(images=images)["probabilities"])
+        classify = lambda images: saved_model.signatures["serving_default"](images=images)["probabilities"]  # noqa: E731
+        return Network(path, dataset, export.wnids_of_saved_model(saved_model), classify=classify)
     wnids = export.wnids_of(path.parent)
     if FLAGS.tflite:
         return Network(path, dataset, wnids, classify=tflite.classifier(path))
