@@ -107,7 +107,6 @@ def _define_run_flags() -> None:
         "Score the trained network by ten crops too, on the validation images and on 10,000 training images.",
     )
     flags.DEFINE_bool("export", True, "Export the trained network as a SavedModel and as a Keras model.")
-    flags.DEFINE_bool("export_only", False, "Export the newest checkpoint of the run, without training.")
     flags.DEFINE_bool("tflite", False, "Also export TFLite files, in float32 and in 8 bits.")
 
 
@@ -184,6 +183,14 @@ def define_evaluate_flags() -> None:
     _check_all(["snapshots", "run_dir"], lambda v: v["snapshots"] == 1 or v["run_dir"], "needs --run_dir")
     _check_no_pattern("run_dir")
     _check_no_pattern("saved_model")
+
+
+def define_export_flags() -> None:
+    """Defines the flags of deployment/export.py."""
+    define_data_flags()
+    _define_path("run_dir", "Run whose newest checkpoint to export.", required=True)
+    flags.DEFINE_bool("tflite", False, "Also export TFLite files, in float32 and in 8 bits.")
+    _check_no_pattern("run_dir")
 
 
 def define_compress_flags() -> None:

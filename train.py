@@ -73,15 +73,6 @@ def excluded_ids() -> set[str]:
 
 def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir or f"runs/{FLAGS.model}")
-    if FLAGS.export_only:
-        run_directory.check_config(run_dir, {"model": FLAGS.model})
-        model, _ = checkpoints.load_model(run_dir)
-        data = input_pipeline.load(run_directory.read_config(run_dir)["dataset"], FLAGS.data_dir, FLAGS.archive)
-        data = data.in_order_of(export.wnids_of(run_dir))
-        with run_directory.lock(run_dir):
-            export.export(export.inference_model(model), data, run_dir, FLAGS.tflite)
-        print(f"exported to {run_dir}")
-        return
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = distribution.get_strategy(FLAGS.distribute)  # Several workers meet here, before anything else.

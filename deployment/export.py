@@ -1,4 +1,9 @@
-"""The exported network: a SavedModel, a Keras model and TFLite files, each of them self-contained."""
+"""The exported network: a SavedModel, a Keras model and TFLite files, each of them self-contained.
+
+train.py exports a finished run. To export another, or again: python -m deployment.export --run_dir=runs/googlenet
+"""
+
+from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import json
 import pathlib
@@ -9,14 +14,16 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+import flags
 import models
 from deployment import pictures, tflite
+from flags import FLAGS
 from models import weights
 from models.layers import to_plain_keras
-from tiny_imagenet import crops
+from tiny_imagenet import crops, input_pipeline
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
-from training.checkpoints import DAMAGED
+from training import checkpoints, run_directory
 from training.files import remove_folder, replace_file, write_json
 
 IMAGE_SHAPE = (crops.IMAGE_SIZE, crops.IMAGE_SIZE, 3)
@@ -158,7 +165,7 @@ def load_keras(run_dir: pathlib.Path) -> keras.Model:
       UserError: if there is none, or it is damaged or of an older version.
     """
     path = run_dir / "model.keras"
-    remedy = f"export it: python train.py --model=NAME --run_dir={shlex.quote(str(run_dir))} --export_only"
+    remedy = f"export it: python -m deployment.export --run_dir={shlex.quote(str(run_dir))}"
     if not path.is_file():
         raise UserError(f"{path} does not exist: train the run to its end, or {remedy}")
     try:
@@ -181,15 +188,15 @@ def load_saved_model(path: pathlib.Path) -> "tf.__internal__.tracking.AutoTracka
         raise UserError(f"{path} {problem}: give the folder saved_model in a run, or the run itself as --run_dir")
     try:
         loaded = tf.saved_model.load(str(path))
-    except (OSError, *DAMAGED) as error:
-        raise UserError(f"{path} is damaged ({error}): export it again by train.py --export_only") from error
+    except (OSError, *checkpoints.DAMAGED) as error:
+        raise UserError(f"{path} is damaged ({error}): export it again by python -m deployment.export") from error
     signature = loaded.signatures.get("serving_default")
     if (
         signature is None
         or list(signature.structured_input_signature[1]) != ["images"]
         or not {"probabilities", "wnids", "words"} <= signature.structured_outputs.keys()
     ):
-        raise UserError(f"{path} was not exported by train.py: serving_default does not map images to probabilities")
+        raise UserError(f"{path} was not exported by this project: serving_default does not map images to probabilities")
     return loaded
 
 
@@ -235,5 +242,19 @@ def load_classes(folder: pathlib.Path) -> dict[str, list[str]]:
             raise ValueError("no class, or one twice")
         return {"wnids": classes["wnids"], "words": classes["words"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        remedy = "delete it, and train.py --export_only writes it; weights/classes.json is that of Tiny ImageNet"
+        remedy = "delete it, and python -m deployment.export writes it; weights/classes.json is that of Tiny ImageNet"
         raise UserError(f"{path} is missing or damaged: {remedy}") from error
+
+
+def main(_) -> None:
+    run_dir = pathlib.Path(FLAGS.run_dir)
+    model, _ = checkpoints.load_model(run_dir)
+    data = input_pipeline.load(run_directory.read_config(run_dir)["dataset"], FLAGS.data_dir, FLAGS.archive)
+    with run_directory.lock(run_dir):
+        export(inference_model(model), data.in_order_of(wnids_of(run_dir)), run_dir, FLAGS.tflite)
+    print(f"exported to {run_dir}")
+
+
+if __name__ == "__main__":
+    flags.define_export_flags()
+    cli.run(main)

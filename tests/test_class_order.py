@@ -31,6 +31,15 @@ def train(run_main):
 
 
 @pytest.fixture(scope="module")
+def export(run_main):
+    def run(run_dir, data_dir):
+        with small.registered():
+            return run_main("deployment.export", f"--run_dir={run_dir}", f"--data_dir={data_dir}")
+
+    return run
+
+
+@pytest.fixture(scope="module")
 def first_epoch(tmp_path_factory, train, small_data_dir):
     path = tmp_path_factory.mktemp("first_epoch")
     result = train(path, small_data_dir, 1, "--noexport")
@@ -67,24 +76,24 @@ def test_a_resumed_run_keeps_its_order(tmp_path, train, first_epoch, small_data_
     assert classes(tmp_path / "same") == classes(first_epoch)[::-1]
 
 
-def test_a_run_of_an_older_version_is_not_checked(tmp_path, train, first_epoch, reversed_data_dir):
+def test_a_run_of_an_older_version_is_not_checked(tmp_path, export, first_epoch, reversed_data_dir):
     """It did not record its classes before it was exported."""
     shutil.copytree(first_epoch, tmp_path / "run")
     (tmp_path / "run/classes.json").unlink()
-    assert train(tmp_path / "run", reversed_data_dir, 1, "--export_only").returncode == 0
+    assert export(tmp_path / "run", reversed_data_dir).returncode == 0
     assert classes(tmp_path / "run") == classes(first_epoch)[::-1]
 
 
-def test_export_keeps_the_order_of_the_run(tmp_path, train, first_epoch, reversed_data_dir):
+def test_export_keeps_the_order_of_the_run(tmp_path, export, first_epoch, reversed_data_dir):
     shutil.copytree(first_epoch, tmp_path / "run")
-    assert train(tmp_path / "run", reversed_data_dir, 1, "--export_only").returncode == 0
+    assert export(tmp_path / "run", reversed_data_dir).returncode == 0
     assert classes(tmp_path / "run") == classes(first_epoch)
 
 
-def test_data_of_other_classes(tmp_path, train, first_epoch, small_data_dir, assert_one_line):
+def test_data_of_other_classes(tmp_path, train, export, first_epoch, small_data_dir, assert_one_line):
     data_dir = small.reverse_classes(small_data_dir, tmp_path, "n8")
-    for flags in ((2,), (1, "--export_only")):
-        assert_one_line(train(first_epoch, data_dir, *flags), 1, "different classes", "was trained on")
+    for result in (train(first_epoch, data_dir, 2), export(first_epoch, data_dir)):
+        assert_one_line(result, 1, "different classes", "was trained on")
 
 
 def test_names_of_pictures_are_not_those_of_another_order(tmp_path, run_main, assert_one_line):

@@ -20,7 +20,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md")]
 for folder in ("docs", "results", "results/*/mistakes", "benchmarks/results", "weights", "tiny_imagenet", "notebooks"):
     PAGES += ROOT.glob(f"{folder}/*.md")
-PROGRAMS = ("train", "evaluate", "predict", "report", "deployment.compress", "deployment.ship", "reporting.exclusion")
+PROGRAMS = (
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+    "deployment.export",
+    "deployment.compress",
+    "deployment.ship",
+    "reporting.exclusion",
+)
 
 
 def text(page):

@@ -229,8 +229,7 @@ def test_tflite_files_score_as_their_run_did(tmp_path, run_main, small_run, data
     shutil.copy(small_run / "classes.json", tmp_path)
     (tmp_path / "config.json").symlink_to(small_run / "config.json")
     (tmp_path / "checkpoints").symlink_to(small_run / "checkpoints")
-    export = ["--model=small", "--export_only", "--tflite", f"--run_dir={tmp_path}"]
-    exported = run_main("train.py", *data_flags, *export)
+    exported = run_main("deployment.export", *data_flags, "--tflite", f"--run_dir={tmp_path}")
     assert (exported.returncode, exported.stderr) == (0, "")
     assert not list(tmp_path.glob("*.partial"))
     flags = ["--batch_size=99"]  # The dataset is that of the run that they are in.
@@ -345,8 +344,8 @@ def test_refusals(tmp_path, run_main, assert_one_line, small_run, data_flags):
         (1, [f"--saved_model={tmp_path / 'nosuch'}", "--dataset=synthetic"], ["nosuch does not exist", "--run_dir"]),
         (1, [f"--saved_model={small_run}", "--dataset=synthetic"], ["is not a SavedModel", "--run_dir"]),
         (1, [f"--saved_model={small_run}/model.keras", "--dataset=synthetic"], ["model.keras is not a SavedModel"]),
-        (1, [f"--saved_model={tmp_path / 'cut'}", "--dataset=synthetic"], ["cut is damaged", "--export_only"]),
-        (1, [f"--saved_model={tmp_path / 'other'}", "--dataset=synthetic"], ["other", "was not exported by train.py"]),
+        (1, [f"--saved_model={tmp_path / 'cut'}", "--dataset=synthetic"], ["cut is damaged", "deployment.export"]),
+        (1, [f"--saved_model={tmp_path / 'other'}", "--dataset=synthetic"], ["other", "was not exported by this project"]),
         (1, [f"--tflite={tmp_path / 'nosuch.tflite'}", "--dataset=synthetic"], ["nosuch.tflite"]),
         (1, [f"--tflite={tmp_path / 'damaged.tflite'}", "--dataset=synthetic"], ["damaged.tflite", "is damaged"]),
         (1, [f"--saved_model={tmp_path}/no/such", "--dataset=synthetic"], ["no/such does not exist"]),

@@ -15,6 +15,7 @@ WRONG = [
     ("train", "--model=baseline --run_dir=", "must be a path"),
     ("train", "--model=baseline --run_dir=\udce9", "must be a path in UTF-8"),
     ("evaluate", "--run_dir=runs/lr[0.1]", "--run_dir must not contain"),
+    ("export", "--run_dir=runs/lr[0.1]", "--run_dir must not contain"),
     ("compress", "--run_dir=runs/lr[0.1]", "--run_dir must not contain"),
     ("ship", "--run_dir=runs/lr[0.1]", "--run_dir must not contain"),
     ("predict", "--saved_model=runs/[1]/saved_model", "--saved_model must not contain"),

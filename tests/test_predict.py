@@ -267,9 +267,7 @@ def test_every_way_gives_the_same(run_main, folder, synthetic_run, synthetic_dat
     run = tmp_path / "run"
     shutil.copytree(synthetic_run, run)
     exported = run_main(
-        "train.py",
-        "--model=baseline",
-        "--export_only",
+        "deployment.export",
         "--tflite",
         f"--run_dir={run}",
         f"--data_dir={synthetic_data_dir}",
@@ -332,7 +330,7 @@ def test_mistakes(run_main, folder, assert_one_line, synthetic_run, tmp_path, mo
         (
             1,
             [picture, f"--run_dir={tmp_path / 'not finished'}"],
-            ["not finished/model.keras does not", f"--run_dir='{tmp_path / 'not finished'}' --export_only"],
+            ["not finished/model.keras does not", f"deployment.export --run_dir='{tmp_path / 'not finished'}'"],
         ),
         (1, [picture, f"--saved_model={tmp_path / 'nosuch'}"], ["nosuch does not exist"]),
         (1, [picture, f"--tflite={tmp_path / 'nosuch.tflite'}"], ["nosuch.tflite"]),

@@ -557,7 +557,6 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, synthetic_
         for command in (
             [*flags, f"--run_dir={synthetic_run}", "--learning_rate=0.2", "--seed=1"],
             [*flags, f"--run_dir={synthetic_run}", "--noresume"],
-            [*flags, f"--run_dir={tmp_path / 'untrained'}", "--export_only"],
             # Not logged before its first cycle ends.
             [*flags, f"--run_dir={tmp_path / 'diverged'}", "--learning_rate=1e30", "--log_every=10", "--num_cycles=2"],
             [*flags, f"--run_dir={tmp_path / 'large'}", "--batch_size=4001"],
@@ -568,12 +567,10 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, synthetic_
     with run_directory.lock(tmp_path / "taken"):
         taken = run_main(*flags, f"--run_dir={tmp_path / 'taken'}")
     assert_one_line(taken, 1, "another process is writing to", "taken", "another --run_dir")
-    another, noresume, untrained, diverged, large, short, archive = results
+    another, noresume, diverged, large, short, archive = results
     assert_one_line(another, 1, str(synthetic_run), "learning_rate=0.1, not 0.2", "seed=0, not 1", "another --run_dir")
     assert_one_line(noresume, 1, str(synthetic_run), "--noresume", "another --run_dir")
     assert files(synthetic_run) == kept
-    assert_one_line(untrained, 1, "untrained is not a run")
-    assert not (tmp_path / "untrained/saved_model").exists()
     assert_one_line(diverged, 1, "NaN or infinite at step 2", "--learning_rate")
     assert not list((tmp_path / "diverged").glob("checkpoints/ckpt*"))
     assert_one_line(large, 1, "--batch_size=4001", "4000 training images")

@@ -246,18 +246,17 @@ def test_a_resumed_run_keeps_its_precision(train, tmp_path, finished, kept):
 
 
 def test_finished_run_is_exported_again(tmp_path, monkeypatch, run_small, trained, small_flags):
-    """By --export_only, and by the run's own command, which evaluates again too; neither trains.
+    """By deployment/export.py, and by the run's own command, which evaluates again too; neither trains.
 
     So another machine that does it is no device of the run's time.
     """
     monkeypatch.setattr(distribution, "describe_devices", lambda strategy: "another machine")
-    paths = tmp_path / "export_only", tmp_path / "same_command"
+    paths = tmp_path / "export", tmp_path / "same_command"
     for path in paths:
         shutil.copytree(trained, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
-    commands = [["train.py", *small_flags, f"--run_dir={path}"] for path in paths]
-    commands[0] += ["--export_only", "--batch_size=64"]  # Of the flags it takes no more than where the run is.
-    for command in commands:
-        result = run_small(*command)
+    data_flag = small_flags[-1]
+    for command in (["deployment.export", data_flag], ["train.py", *small_flags]):
+        result = run_small(*command, f"--run_dir={paths[command[0] == 'train.py']}")
         assert (result.returncode, result.stderr) == (0, "")
         assert "export" in result.stdout and "step 10/10" not in result.stdout
     expected = keras.saving.load_model(trained / "model.keras").get_weights()

@@ -114,7 +114,7 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
 
     Args:
       run_dir: The directory, which need not exist.
-      config: The configuration, or a part of it.
+      config: The configuration.
       resume: Whether a run may be resumed.
       may_change_cycles: Whether a run with more epochs than before may have cycles of another length than before.
 
@@ -136,7 +136,7 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
         )
     if not resume:
         raise UserError(f"{run_dir} holds a run: drop --noresume, add --overwrite, or pass another --run_dir")
-    if "num_epochs" in config and config["num_epochs"] > kept.get("num_epochs", config["num_epochs"]):
+    if config["num_epochs"] > kept["num_epochs"]:
         # The learning rate depends on both numbers, by the length of a cycle.
         epochs, cycles = kept["num_epochs"], kept["num_cycles"]
         same_length = config["num_epochs"] * cycles / epochs

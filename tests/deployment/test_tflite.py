@@ -94,7 +94,7 @@ def test_damaged_files(exported, tmp_path):
     size = len(whole)
     for content in (b"", b"TFL3", whole[:1000], whole[: size // 2], whole[:-1], bytes(size), b"not a model" * 100):
         (tmp_path / "broken.tflite").write_bytes(content)
-        with pytest.raises(UserError, match="broken.tflite is damaged, or was not written by train.py"):
+        with pytest.raises(UserError, match="broken.tflite is damaged, or was not written by this project"):
             tflite.classifier(tmp_path / "broken.tflite")
     with pytest.raises(FileNotFoundError):
         tflite.classifier(tmp_path / "nosuch.tflite")
@@ -105,5 +105,5 @@ def test_another_programs_file(tmp_path):
     double = tf.function(lambda x: {"logits": 2 * x}, input_signature=[tf.TensorSpec((None, 3), tf.float32, "images")])
     converter = tf.lite.TFLiteConverter.from_concrete_functions([double.get_concrete_function()], module)
     (tmp_path / "other.tflite").write_bytes(converter.convert())
-    with pytest.raises(UserError, match="other.tflite is damaged, or was not written by train.py"):
+    with pytest.raises(UserError, match="other.tflite is damaged, or was not written by this project"):
         tflite.classifier(tmp_path / "other.tflite")

@@ -7,7 +7,7 @@ from tiny_imagenet.errors import UserError
 from training import run_directory
 from training.files import write_json
 
-CONFIG = {"model": "small", "dataset": "synthetic", "learning_rate": 0.1}
+CONFIG = {"model": "small", "dataset": "synthetic", "learning_rate": 0.1, "num_epochs": 2, "num_cycles": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
