@@ -6,6 +6,7 @@ python report.py --mistakes=runs/googlenet, or --mistakes=resnet20 for the train
 
 from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
+import contextlib
 import os
 import pathlib
 
@@ -22,7 +23,7 @@ from training import checkpoints, evaluation, run_directory
 
 
 def compare(found: list[runs.Run], out: pathlib.Path) -> None:
-    """Writes Figures 5 to 7, that of the objects' size and the tables; prints the tables but for that of the epochs."""
+    """Writes Figures 5 to 7, the figure of the objects' size and all tables; prints every table except `epochs`."""
     groups = runs.group(found)
     object_size = tables.object_size(groups)
     printed = [make(groups) for make in (tables.table_3, tables.table_4, tables.snapshots, tables.compression)]
@@ -47,20 +48,23 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
     if source in models.REGISTRY and not run_dir.exists():
         model = export.load_weights(source, weights.SHIPPED, "--mistakes=RUN_DIR")
         dataset, folder, wnids = "full", "mistakes", export.wnids_of(weights.FOLDER)
+        lock = contextlib.nullcontext()
     else:
         model, _ = checkpoints.load_model(run_dir)
         dataset, folder = run_directory.read_config(run_dir)["dataset"], run_dir / "mistakes"
         wnids = export.wnids_of(run_dir)
+        lock = contextlib.nullcontext() if out else run_directory.lock(run_dir)  # Training removes what is outdated.
     data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(wnids)
     boxes = input_pipeline.load_boxes("validation", dataset, FLAGS.data_dir, FLAGS.archive)
     split = data.splits["validation"]
     folder = pathlib.Path(out or folder)
     folder.mkdir(parents=True, exist_ok=True)  # Fails before scoring takes its time.
-    print(f"scoring {len(split):,} images by the centre crop and by ten crops", flush=True)
-    centre_crop, ten_crop = (
-        evaluation.predict(evaluation.classifier(model, data.mean_image, ten), split) for ten in (False, True)
-    )
-    mistake_tables.write_all(model.name, data, boxes, centre_crop, ten_crop, folder)
+    with lock:
+        print(f"scoring {len(split):,} images by the centre crop and by ten crops", flush=True)
+        centre_crop, ten_crop = (
+            evaluation.predict(evaluation.classifier(model, data.mean_image, ten), split) for ten in (False, True)
+        )
+        mistake_tables.write_all(model.name, data, boxes, centre_crop, ten_crop, folder)
     return folder
 
 

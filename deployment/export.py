@@ -196,7 +196,7 @@ def load_saved_model(path: pathlib.Path) -> "tf.__internal__.tracking.AutoTracka
         or list(signature.structured_input_signature[1]) != ["images"]
         or not {"probabilities", "wnids", "words"} <= signature.structured_outputs.keys()
     ):
-        raise UserError(f"{path} was not exported by this project: serving_default does not map images to probabilities")
+        raise UserError(f"{path} is not of this project: serving_default does not map images to probabilities")
     return loaded
 
 

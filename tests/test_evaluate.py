@@ -345,7 +345,11 @@ def test_refusals(tmp_path, run_main, assert_one_line, small_run, data_flags):
         (1, [f"--saved_model={small_run}", "--dataset=synthetic"], ["is not a SavedModel", "--run_dir"]),
         (1, [f"--saved_model={small_run}/model.keras", "--dataset=synthetic"], ["model.keras is not a SavedModel"]),
         (1, [f"--saved_model={tmp_path / 'cut'}", "--dataset=synthetic"], ["cut is damaged", "deployment.export"]),
-        (1, [f"--saved_model={tmp_path / 'other'}", "--dataset=synthetic"], ["other", "was not exported by this project"]),
+        (
+            1,
+            [f"--saved_model={tmp_path / 'other'}", "--dataset=synthetic"],
+            ["other", "is not of this project"],
+        ),
         (1, [f"--tflite={tmp_path / 'nosuch.tflite'}", "--dataset=synthetic"], ["nosuch.tflite"]),
         (1, [f"--tflite={tmp_path / 'damaged.tflite'}", "--dataset=synthetic"], ["damaged.tflite", "is damaged"]),
         (1, [f"--saved_model={tmp_path}/no/such", "--dataset=synthetic"], ["no/such does not exist"]),

@@ -111,6 +111,18 @@ def test_an_out_that_is_a_file_is_found_before_scoring(
     assert "scoring" not in result.stdout
 
 
+def test_the_mistakes_of_a_run_in_training_need_a_folder_of_their_own(
+    run_main, assert_one_line, synthetic_run, synthetic_data_dir, tmp_path
+):
+    """In the run, they would be taken for those of its end."""
+    for part in ("config.json", "classes.json", "checkpoints"):
+        (tmp_path / part).symlink_to(synthetic_run / part)
+    with run_directory.lock(tmp_path):
+        result = run_main("report.py", f"--mistakes={tmp_path}", f"--data_dir={synthetic_data_dir}")
+    assert_one_line(result, 1, "another process is writing to", "use another folder")
+    assert "scoring" not in result.stdout
+
+
 def test_mistakes_of_shipped_weights(run_main, assert_one_line, synthetic_data_dir, tmp_path, monkeypatch):
     import models
     from models import weights

@@ -566,7 +566,7 @@ def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, synthetic_
     ]
     with run_directory.lock(tmp_path / "taken"):
         taken = run_main(*flags, f"--run_dir={tmp_path / 'taken'}")
-    assert_one_line(taken, 1, "another process is writing to", "taken", "another --run_dir")
+    assert_one_line(taken, 1, "another process is writing to", "taken", "another folder")
     another, noresume, diverged, large, short, archive = results
     assert_one_line(another, 1, str(synthetic_run), "learning_rate=0.1, not 0.2", "seed=0, not 1", "another --run_dir")
     assert_one_line(noresume, 1, str(synthetic_run), "--noresume", "another --run_dir")

@@ -208,7 +208,7 @@ def lock(run_dir: pathlib.Path) -> Iterator[None]:
     """
 
     def refuse():
-        raise UserError(f"another process is writing to {run_dir}: wait until it ends, or pass another --run_dir")
+        raise UserError(f"another process is writing to {run_dir}: wait until it ends, or use another folder")
 
     run_dir.mkdir(parents=True, exist_ok=True)
     with locks.lock(run_dir / ".lock", refuse):
