@@ -7,7 +7,6 @@ import shlex
 import tempfile
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 import flags
@@ -21,7 +20,7 @@ from training import checkpoints, distribution, evaluation, provenance, run_dire
 from training.files import read_json, write_json
 from training.reporter import Reporter
 from training.schedule import Schedule
-from training.step import Trainer, default_precision
+from training.step import create_trainer, default_precision
 from training.stop_request import StopRequest
 from training.stopwatch import Stopwatch
 
@@ -134,13 +133,12 @@ def train(
     check_schedule(schedule, strategy.num_replicas_in_sync)
     if FLAGS.overwrite and out_dir == run_dir:
         run_directory.remove_run(run_dir)
-    trainer = create_trainer(config, strategy, data.mean_image, schedule)
+    with strategy.scope():
+        trainer = create_trainer(config, data.mean_image, schedule.cycle_steps, FLAGS.jit_compile)
     saved = checkpoints.Checkpoints(out_dir, trainer)
     if not FLAGS.overwrite:  # Another worker may still be removing the run.
         saved.restore(run_dir)
-    size, device = cost.parameters(trainer.model), distribution.describe_devices(strategy)
-    print(f"{FLAGS.model}: {size:,} parameters, in {config['precision']} on {device}, to {out_dir}")
-    devices = start_run(config, device, out_dir, saved, schedule)
+    devices = start_run(config, trainer.model, distribution.describe_devices(strategy), out_dir, saved, schedule)
     export.write_classes(out_dir, data)
     stopwatch = Stopwatch(saved.seconds)
     reporter = Reporter(out_dir, saved.step, schedule, stopwatch)
@@ -198,34 +196,17 @@ def check_schedule(schedule: Schedule, replicas: int) -> None:
         raise UserError("--jit_compile cannot compile --sync_batch_norm on several devices: drop one of the two")
 
 
-def create_trainer(config: dict, strategy: tf.distribute.Strategy, mean_image: np.ndarray, schedule: Schedule):
-    """Builds the network and what trains it, on the devices of the strategy."""
-    keras.utils.set_random_seed(FLAGS.seed)
-    keras.config.set_dtype_policy(config["precision"])
-    options = {"dropout": FLAGS.dropout} if FLAGS.dropout else {}
-    with strategy.scope():
-        return Trainer(
-            models.build(FLAGS.model, training=True, **options),
-            mean_image,
-            learning_rate=FLAGS.learning_rate,
-            cycle_steps=schedule.cycle_steps,
-            momentum=config["momentum"],
-            nesterov=FLAGS.nesterov,
-            weight_decay=FLAGS.weight_decay,
-            clip_norm=FLAGS.clip_norm,
-            sync_batch_norm=FLAGS.sync_batch_norm,
-            jit_compile=FLAGS.jit_compile,
-        )
-
-
 def start_run(
     config: dict,
+    model: keras.Model,
     device: str,
     out_dir: pathlib.Path,
     saved: checkpoints.Checkpoints,
     schedule: Schedule,
 ) -> list[str]:
     """Makes the run directory ready for the steps after the newest checkpoint. Returns the devices of all training."""
+    size = cost.parameters(model)
+    print(f"{FLAGS.model}: {size:,} parameters, in {config['precision']} on {device}, to {out_dir}")
     print(f"{saved.step} of {schedule.num_steps} steps done", flush=True)
     starts = provenance.record(out_dir, saved.step, device)
     # A start after the last step only exports and scores.

@@ -9,13 +9,11 @@ from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first
 import pathlib
 import shlex
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
 
 import flags
-import models
 from deployment import export
 from flags import FLAGS
 from models import weights
@@ -23,7 +21,7 @@ from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
 from training import checkpoints, run_directory
 from training.schedule import Schedule
-from training.step import Trainer
+from training.step import Trainer, create_trainer
 
 LEVELS = 7  # On each side of zero: 15 values, which 4 bits tell apart.
 FILE = "compressed.weights.h5"
@@ -72,15 +70,14 @@ def compress(
     if config["exclude"]:
         raise UserError(f"{run_dir} was trained with --exclude, so it cannot be fine-tuned here: use another run")
     trained, done = checkpoints.load_model(run_dir)
-    keras.utils.set_random_seed(config["seed"])
-    keras.config.set_dtype_policy(config["precision"])
-    options = {"dropout": config["dropout"]} if config.get("dropout") else {}
-    model = models.build(config["model"], training=True, **options)
-    model.set_weights(trained.get_weights())
-    fine_tune(model, data, config, done, num_epochs, learning_rate)
+    steps = Schedule(num_epochs, len(data.splits["train"]), config["batch_size"], num_cycles=1).num_steps
+    settings = {"dropout": 0.0, "sync_batch_norm": False} | config | {"learning_rate": learning_rate}
+    trainer = create_trainer(settings, data.mean_image, steps)
+    trainer.model.set_weights(trained.get_weights())
+    fine_tune(trainer, data, config, done, steps)
     path = run_dir / FILE
     try:
-        weights.save(export.inference_model(model), path)
+        weights.save(export.inference_model(trainer.model), path)
     except ValueError as error:
         raise UserError(str(error)) from error
     for scores in run_dir.glob("evaluation_compressed*.json"):  # Of the file before.
@@ -88,20 +85,9 @@ def compress(
     return path
 
 
-def fine_tune(
-    model: keras.Model,
-    data: input_pipeline.TinyImageNet,
-    config: dict,
-    done: int,
-    num_epochs: int,
-    learning_rate: float,
-) -> None:
+def fine_tune(trainer: Trainer, data: input_pipeline.TinyImageNet, config: dict, done: int, steps: int) -> None:
     """Rounds the kernels of a network that was trained for `done` steps, and fine-tunes it; see `compress`."""
-    train, batch_size = data.splits["train"], config["batch_size"]
-    steps = Schedule(num_epochs, len(train), batch_size, num_cycles=1).num_steps
-    settings = {key: config[key] for key in ("momentum", "nesterov", "weight_decay", "clip_norm")}
-    trainer = Trainer(model, data.mean_image, learning_rate=learning_rate, cycle_steps=steps, **settings)
-    kernels = [weight for weight in model.trainable_weights if weight.name == "kernel"]
+    kernels = [weight for weight in trainer.model.trainable_weights if weight.name == "kernel"]
     full = [tf.Variable(kernel) for kernel in kernels]
     step_sizes = [step_size(kernel.numpy()) for kernel in kernels]
     for kernel, size in zip(kernels, step_sizes, strict=True):
@@ -113,8 +99,10 @@ def fine_tune(
             unrounded.assign_add(kernel - quantize(unrounded, size))  # What the step added to the rounded kernel.
             kernel.assign(quantize(unrounded, size))
 
-    seed, augmentation = config["seed"], config["augmentation"]
-    batches = input_pipeline.train_batches(train, batch_size, seed, done, done + steps, augmentation=augmentation)
+    train, batch_size, seed = data.splits["train"], config["batch_size"], config["seed"]
+    batches = input_pipeline.train_batches(
+        train, batch_size, seed, done, done + steps, augmentation=config["augmentation"]
+    )
     bar = tqdm.tqdm(batches, "fine-tuning", steps, unit=" steps", leave=False, disable=None)
     try:
         for batch in bar:

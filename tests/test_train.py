@@ -294,7 +294,7 @@ def test_flags_reach_the_training(tmp_path, monkeypatch, run_small, assert_one_l
         recorded.update(settings, weights=model.get_weights())
         raise UserError("recorded")
 
-    monkeypatch.setattr(train, "Trainer", record)
+    monkeypatch.setattr("training.step.Trainer", record)
     flags = "--momentum=0 --nonesterov --weight_decay=0.001 --clip_norm=2.5 --sync_batch_norm --jit_compile --seed=7"
     assert_one_line(run_small(*small_flags, *flags.split(), f"--run_dir={tmp_path}"), 1, "recorded")
     keras.utils.set_random_seed(7)

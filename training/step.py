@@ -6,6 +6,7 @@ import pathlib
 import keras
 import tensorflow as tf
 
+import models
 from models.layers import flatten_layers
 from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
@@ -251,6 +252,34 @@ class Trainer(tf.Module):
 
     def reset_means(self) -> None:
         self.totals.assign(tf.zeros_like(self.totals))
+
+
+def create_trainer(config: dict, mean_image, cycle_steps: float, jit_compile: bool = False) -> Trainer:
+    """Builds the network that a config.json names and its trainer, in the scope of the current strategy.
+
+    Sets Keras' random seed and its dtype policy, which the network keeps.
+
+    Args:
+      config: The configuration.
+      mean_image: (64, 64, 3) float32, the mean of the training images.
+      cycle_steps: The length of a cycle of the learning rate in steps.
+      jit_compile: Whether XLA compiles the loss and its gradients.
+    """
+    keras.utils.set_random_seed(config["seed"])
+    keras.config.set_dtype_policy(config["precision"])
+    options = {"dropout": config["dropout"]} if config["dropout"] else {}
+    return Trainer(
+        models.build(config["model"], training=True, **options),
+        mean_image,
+        learning_rate=config["learning_rate"],
+        cycle_steps=cycle_steps,
+        momentum=config["momentum"],
+        nesterov=config["nesterov"],
+        weight_decay=config["weight_decay"],
+        clip_norm=config["clip_norm"],
+        sync_batch_norm=config["sync_batch_norm"],
+        jit_compile=jit_compile,
+    )
 
 
 def _variable(value, dtype: tf.DType | None = None) -> tf.Variable:
