@@ -1,6 +1,7 @@
 """Every flag of the programs, with the paper's values as defaults, and the checks of their values."""
 
 import os
+import shlex
 from collections.abc import Callable
 
 from absl import flags
@@ -16,8 +17,16 @@ INT32_MAX, FLOAT32_MAX = 2**31 - 1, 3.4e38
 
 def define_data_flags() -> None:
     """Defines the flags of every program that reads the dataset."""
-    _define_path("data_dir", "Folder for the prepared data. Default: ~/tensorflow_datasets.")
+    _define_path(
+        "data_dir", "Folder for the prepared data. Default: that of TFDS, $TFDS_DATA_DIR or ~/tensorflow_datasets."
+    )
     _define_path("archive", "tiny-imagenet-200.zip or its folder, read to prepare the data. Default: download it.")
+
+
+def data_arguments() -> str:
+    """Returns the flags of `define_data_flags` that were given, to add to a command that is printed."""
+    given = {name: FLAGS[name].value for name in ("data_dir", "archive") if FLAGS[name].value}
+    return "".join(f" --{name}={shlex.quote(value)}" for name, value in given.items())
 
 
 def define_train_flags() -> None:

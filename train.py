@@ -84,7 +84,7 @@ def main(_) -> None:
             print(f"{run_dir} is finished: {config['num_epochs']} epochs are done. Raise --num_epochs to train on.")
             print_next_steps(run_dir)
             return
-    # Of several workers only the first keeps what it writes. The others write to a temporary folder.
+    # With several workers, only the chief writes to run_dir. The others write to a temporary folder.
     chief = distribution.is_chief(strategy)
     scratch = None if chief else tempfile.TemporaryDirectory()
     out_dir = run_dir if chief else pathlib.Path(scratch.name)
@@ -112,7 +112,7 @@ def print_next_steps(run_dir: pathlib.Path) -> None:
     quoted = shlex.quote(str(run_dir))
     print(f"Look at the curves:   tensorboard --logdir {quoted}")
     if not FLAGS.final_scores:
-        print(f"Score the ten crops:  python evaluate.py --run_dir={quoted} --ten_crop")
+        print(f"Score the ten crops:  python evaluate.py --run_dir={quoted} --ten_crop{flags.data_arguments()}")
     print(f"Write the report:     python report.py --runs={quoted}")
 
 

@@ -120,7 +120,8 @@ def main(_) -> None:
     with run_directory.lock(run_dir):
         path = compress(run_dir, data, FLAGS.num_epochs, FLAGS.learning_rate)
     print(f"{path.stat().st_size:,} bytes written to {path}")
-    print(f"Score it:  python evaluate.py --model={config['model']} --weights={shlex.quote(str(path))}")
+    network = f"--model={config['model']} --weights={shlex.quote(str(path))}"
+    print(f"Score it:  python evaluate.py {network}{flags.data_arguments()}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from models import keras_settings  # noqa: F401, I001  # It sets what the networ
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def build(
     name: str,
     *,
     num_classes: int = 200,
-    weights: str | None = None,
+    weights: str | os.PathLike | None = None,
     include_top: bool = True,
     pooling: str | None = None,
     training: bool = False,
@@ -95,6 +96,7 @@ def build(
     Raises:
       ValueError: if no network has that name, if the arguments do not fit, or if the weights do not exist, are damaged
         or are of another network.
+      TypeError: if the network's builder has no such option.
     """
     if name not in REGISTRY:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(REGISTRY)}")

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import threading
 import time
-import types
 
 import keras
 import numpy as np
@@ -20,6 +19,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
+import command_line
 import models
 import small
 import train
@@ -150,12 +150,13 @@ def events(run_dir):
     return sorted(found)
 
 
-def test_next_steps_are_quoted_for_the_shell(capsys, monkeypatch):
-    monkeypatch.setattr(train, "FLAGS", types.SimpleNamespace(final_scores=False))
-    train.print_next_steps(pathlib.Path("moved 2"))
-    commands = [line.partition(":")[2] for line in capsys.readouterr().out.splitlines()]
-    run = ["moved 2", "--run_dir=moved 2", "--runs=moved 2"]
-    assert [word for command in commands for word in shlex.split(command) if "moved" in word] == run
+def test_next_steps_are_quoted_for_the_shell(capsys):
+    with command_line.defined("train"):
+        train.FLAGS(["train.py", "--model=baseline", "--nofinal_scores", "--data_dir=my data"])
+        train.print_next_steps(pathlib.Path("moved 2"))
+    board, score, report = (shlex.split(line.partition(":")[2]) for line in capsys.readouterr().out.splitlines())
+    assert board[-1] == "moved 2" and report[-1] == "--runs=moved 2"
+    assert score[-3:] == ["--run_dir=moved 2", "--ten_crop", "--data_dir=my data"]
 
 
 def test_run_directory(synthetic_run):

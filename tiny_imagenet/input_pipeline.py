@@ -40,7 +40,7 @@ class Split:
         return Split(self.images[rows], self.labels[rows], self.ids[rows])
 
     def without(self, ids: Collection[str]) -> "Split":
-        """Returns a copy, in memory, of the images but those with the given ids, in their order.
+        """Returns a copy without the images of the given ids, in memory and in the same order.
 
         Raises:
           UserError: if an id is of no image, or if no image is left.
@@ -99,7 +99,7 @@ def load(dataset: str = "full", data_dir: str | None = None, archive: str | None
 
     Args:
       dataset: The builder's configuration, one of DATASETS.
-      data_dir: The folder for prepared data; TFDS' default, ~/tensorflow_datasets, if None.
+      data_dir: The folder for prepared data; if None, TFDS' default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
       archive: Path of a copy of the archive, to use instead of downloading it.
 
     Raises:

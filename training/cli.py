@@ -22,9 +22,9 @@ FLAGS = flags.FLAGS
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Runs a program's main by `absl.app.run`, after setting up TensorFlow's devices.
 
-    A user's mistake ends in one line on standard error, with exit status 2 if it is in a flag, else 1. So does an error
-    of the operating system that names a file. A bug ends in a traceback. If nobody reads the output, as after `| head`,
-    the program ends without a message.
+    A user's mistake ends in one line on standard error, with exit status 2 if the flags alone show it, else 1. So does
+    an error of the operating system that names a file. A bug ends in a traceback. If nobody reads the output, as after
+    `| head`, the program ends without a message.
     """
 
     def guarded(argv):

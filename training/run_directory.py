@@ -36,7 +36,7 @@ WRITTEN = (
     *MISTAKES,
     "config.json",
 )
-"""The content of a run directory. Without config.json, the last, the rest belongs to another program."""
+"""The files of a run. config.json is removed last: a folder with others of them but without it is another program's."""
 OUTDATED = (
     "model.keras",
     "model.tflite",
@@ -49,7 +49,7 @@ OUTDATED = (
 )
 """Files that training makes outdated, beside the SavedModel. They do not record their step."""
 RESULTS = ("time.json", "evaluation*.json", "model.keras", "saved_model")
-"""What only a run with checkpoints writes. They may have been deleted, or its small files copied."""
+"""What only a run with checkpoints writes: without any, they were deleted, or the run's small files copied."""
 CHECKPOINTS = ("checkpoints/ckpt-*", "checkpoints/snapshots/snapshot-*")
 
 

@@ -69,7 +69,7 @@ def compressed(tmp_path_factory, run, run_main, small_data_dir):
             result = run_main("deployment.compress", *flags)
             assert (result.returncode, result.stderr) == (0, "")
             assert f"{(run / compress.FILE).stat().st_size:,} bytes" in result.stdout
-            assert f" --weights='{run / compress.FILE}'\n" in result.stdout
+            assert f" --weights='{run / compress.FILE}' --data_dir={data_dir}\n" in result.stdout
             assert not (run / "evaluation_compressed.weights.json").exists()  # Of the file before.
             flags = [f"--data_dir={small_data_dir}", "--dataset=synthetic", "--model=small"]
             assert run_main("evaluate.py", *flags, f"--weights={run / compress.FILE}").returncode == 0
