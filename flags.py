@@ -284,7 +284,7 @@ def _define_path(name: str, text: str, **options) -> None:
     flags.DEFINE(_PathParser(), name, None, text, serializer=flags.ArgumentSerializer(), **options)
 
 
-def _check(name: str, valid: Callable[[float], bool], message: str) -> None:
+def _check(name: str, valid: Callable[[object], bool], message: str) -> None:
     flags.register_validator(name, valid, f"--{name} {message}")
 
 

@@ -122,10 +122,14 @@ def main(_) -> None:
         for start in range(0, len(files), FLAGS.batch_size):
             batch = files[start : start + FLAGS.batch_size]
             with stderr.quiet():  # Pillow warns of pictures, and libtiff logs its errors.
-                images = dict(zip(batch, pool.map(read_picture, batch), strict=True))
-            for path in [path for path, image in images.items() if isinstance(image, str)]:
-                print(f"predict.py: {path}: {images.pop(path)}", file=sys.stderr)
-                failed += 1
+                read = list(pool.map(read_picture, batch))
+            images = {}
+            for path, image in zip(batch, read, strict=True):
+                if isinstance(image, str):
+                    print(f"predict.py: {path}: {image}", file=sys.stderr)
+                    failed += 1
+                else:
+                    images[path] = image
             if images:
                 best = weights.name_best(classify(np.stack(list(images.values()))))
                 for path, rows in zip(images, best, strict=True):

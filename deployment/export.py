@@ -153,7 +153,7 @@ def load_weights(name: str | None, path: str, run_flag: str = "--run_dir") -> ke
       UserError: if there are no such weights, or they are damaged or another network's.
     """
     try:
-        return models.build(name or weights.best(), weights=path)
+        return models.build(name or weights.best_network(), weights=path)
     except ValueError as error:
         raise UserError(f"{error}; to use a run of your own, pass {run_flag}") from error
 

@@ -115,7 +115,7 @@ def name_best(best: dict[str, tf.Tensor]) -> list[list[tuple[str, str, float]]]:
     return [list(zip(*row, strict=True)) for row in rows]
 
 
-def best() -> str:
+def best_network() -> str:
     """Returns the network whose weights come with the repository and score best on validation, by ten crops.
 
     Raises:

@@ -38,6 +38,8 @@ def held_out_margins(data: input_pipeline.TinyImageNet, files: list[pathlib.Path
     found = {}
     for file in files:
         run_dir = file.with_suffix("")
+        if not run_directory.has_run(run_dir):
+            raise UserError(f"{run_dir} is not trained yet: pass --exclude={file} --run_dir={run_dir} to train.py")
         model, _ = checkpoints.load_model(run_dir)
         config, ids = run_directory.read_config(run_dir), file.read_text().split()
         if config["exclude"] != run_directory.describe_exclusion(file, ids):

@@ -18,7 +18,7 @@ from training.files import read_json
 TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "cross_entropy")
 VALIDATION_COLUMNS = ("step", "epoch", "validation_top_1")
 OBJECT_SIZE_COLUMNS = ("quintile by area", "area (% of the picture)", "images", "top-1")
-NONE = paper.Result()
+NO_RESULT = paper.Result()
 UNNAMED = ("model", "precision", "seed", "log_every")  # Keys of config.json that `setting` ignores.
 
 
@@ -126,7 +126,7 @@ class Group:
     @property
     def published(self) -> paper.Result:
         """The paper's result for the network; an empty one where it has none, or on other data."""
-        return paper.RESULTS.get(self.network, NONE) if self.config["dataset"] == "full" else NONE
+        return paper.RESULTS.get(self.network, NO_RESULT) if self.config["dataset"] == "full" else NO_RESULT
 
 
 def damaged(path: pathlib.Path, reason: object) -> UserError:

@@ -27,13 +27,13 @@ class Archive:
     ImageFolder, train/WNID/NAME.JPEG is train/WNID/images/NAME.JPEG, and the images of val/WNID are in val/images.
 
     Args:
-        source: path of a zip file, an open zip file, or path of an unpacked folder (the root or its parent).
-        name: name of the archive in error messages; by default its path.
+      source: Path of a zip file, an open zip file, or path of an unpacked folder (the root or its parent).
+      name: Name of the archive in error messages; by default its path.
 
     Raises:
-        UserError: `source` does not exist, has no wnids.txt, is not a complete zip file, or has names that are unsafe
-            or not unique.
-        OSError: `source` cannot be opened.
+      UserError: if `source` does not exist, has no wnids.txt, is not a complete zip file, or has names that are unsafe
+        or not unique.
+      OSError: if `source` cannot be opened.
     """
 
     def __init__(self, source: str | os.PathLike | IO[bytes], name: str | None = None):
@@ -95,7 +95,7 @@ class Archive:
         """Returns the bytes of a file, at most `limit`.
 
         Raises:
-            UserError: the file is missing, damaged, or larger than `limit`.
+          UserError: if the file is missing, damaged, or larger than `limit`.
         """
         if file not in self.files:
             raise self.damaged(f"{file} is missing")
@@ -122,7 +122,7 @@ class Archive:
         """Returns the lines of a UTF-8 text file that are not blank.
 
         Raises:
-            UserError: the file is missing, damaged, too large, or not UTF-8 text.
+          UserError: if the file is missing, damaged, too large, or not UTF-8 text.
         """
         try:
             text = self.read(file).decode("utf-8-sig")  # Editors on Windows write a byte order mark.
@@ -134,7 +134,7 @@ class Archive:
         """Returns the bytes of images, each of them a complete JPEG of 64x64 pixels.
 
         Raises:
-            UserError: an image is missing, or is not such a JPEG.
+          UserError: if an image is missing, or is not such a JPEG.
         """
         images = [self.read(file, _MAX_IMAGE_BYTES) for file in files]
         for file, image in zip(files, images, strict=True):

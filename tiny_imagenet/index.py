@@ -24,9 +24,9 @@ class Image(NamedTuple):
     """An image of the archive, which is not read yet.
 
     Attributes:
-        file: path relative to the archive's root.
-        label: index of its class in `Index.wnids`, or -1 for a test image.
-        box: the object's box; the whole image where the archive has none.
+      file: Path relative to the archive's root.
+      label: Index of its class in `Index.wnids`, or -1 for a test image.
+      box: The object's box; the whole image where the archive has none.
     """
 
     file: str
@@ -38,9 +38,9 @@ class Index(NamedTuple):
     """The classes of an archive and the images of its splits.
 
     Attributes:
-        wnids: WordNet ids of the classes, in label order.
-        words: names of the classes, in label order.
-        splits: images by split name: train, validation and test.
+      wnids: WordNet ids of the classes, in label order.
+      words: Names of the classes, in label order.
+      splits: Images by split name: train, validation and test.
     """
 
     wnids: list[str]
@@ -54,14 +54,14 @@ def read_index(
     """Lists the classes and the images of an archive, without reading any image.
 
     Args:
-        archive: the archive.
-        num_classes: expected number of classes.
-        train_per_class: expected number of training images per class.
-        validation_per_class: expected number of validation images per class.
-        test_images: expected number of test images.
+      archive: The archive.
+      num_classes: Expected number of classes.
+      train_per_class: Expected number of training images per class.
+      validation_per_class: Expected number of validation images per class.
+      test_images: Expected number of test images.
 
     Raises:
-        UserError: a file is missing, a count differs, or a file contradicts itself or another file.
+      UserError: if a file is missing, a count differs, or a file contradicts itself or another file.
     """
     wnids = _wnids(archive, num_classes)
     words = dict(line.partition("\t")[::2] for line in archive.read_lines("words.txt"))

@@ -39,15 +39,15 @@ def write_archive(
     """Writes a zip file in the layout of tiny-imagenet-200.zip. The same arguments give the same images.
 
     Args:
-        file: path of the zip file, or an open binary file.
-        num_classes: number of classes, at most 200.
-        train_per_class: number of training images per class.
-        validation_per_class: number of validation images per class.
-        test_images: number of test images, of random classes.
-        seed: seed of all random choices.
+      file: Path of the zip file, or an open binary file.
+      num_classes: Number of classes, at most 200.
+      train_per_class: Number of training images per class.
+      validation_per_class: Number of validation images per class.
+      test_images: Number of test images, of random classes.
+      seed: Seed of all random choices.
 
     Raises:
-        ValueError: `num_classes` is less than 1 or more than 200.
+      ValueError: if `num_classes` is less than 1 or more than 200.
     """
     if not 1 <= num_classes <= len(CLASSES):
         raise ValueError(f"num_classes must be from 1 to {len(CLASSES)}, not {num_classes}")
@@ -99,12 +99,12 @@ def draw(cls: tuple[str, str, str], count: int, rng: np.random.Generator) -> tup
     """Draws images of one class: a textured shape of random position, size and angle on a noisy background.
 
     Args:
-        cls: colour, texture and shape, one of CLASSES.
-        count: number of images.
-        rng: the source of all random choices.
+      cls: Colour, texture and shape, one of CLASSES.
+      count: Number of images.
+      rng: The source of all random choices.
 
     Returns:
-        Images (count, 64, 64, 3) uint8, and boxes (count, 4) int: xmin, ymin, xmax, ymax in pixels, all inclusive.
+      Images (count, 64, 64, 3) uint8, and boxes (count, 4) int: xmin, ymin, xmax, ymax in pixels, all inclusive.
     """
     colour, texture, shape = cls
     size = IMAGE_SIZE

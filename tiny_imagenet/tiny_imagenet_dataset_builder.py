@@ -22,11 +22,11 @@ class TinyImagenetConfig(tfds.core.BuilderConfig):
     """The size of a complete archive; the defaults are those of the real data.
 
     Attributes:
-        num_classes: number of classes.
-        train_per_class: number of training images per class.
-        validation_per_class: number of validation images per class.
-        test_images: number of test images.
-        synthetic: whether code draws the images, so that no archive is needed.
+      num_classes: Number of classes.
+      train_per_class: Number of training images per class.
+      validation_per_class: Number of validation images per class.
+      test_images: Number of test images.
+      synthetic: Whether code draws the images, so that no archive is needed.
     """
 
     num_classes: int = 200
@@ -52,10 +52,10 @@ def with_words(info: tfds.core.DatasetInfo) -> tfds.core.DatasetInfo:
     words of each class, such as "goldfish". The names in `info` remain WordNet ids, such as "n01443537".
 
     Args:
-        info: from `tfds.load(..., with_info=True)`, or of a builder.
+      info: From `tfds.load(..., with_info=True)`, or of a builder.
 
     Raises:
-        ValueError: the dataset is not prepared, so its words are not known yet.
+      ValueError: if the dataset is not prepared, so its words are not known yet.
     """
     if "words" not in info.metadata:
         raise ValueError(f"{info.full_name} is not prepared: call download_and_prepare() of its builder first")
@@ -86,16 +86,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Tiny ImageNet: 200 classes of 64x64 images.
 
     Args:
-        archive: path of a copy of tiny-imagenet-200.zip, or of its unpacked folder, to read instead of downloading
-            it. Its content is checked, not its checksum.
-        data_dir: as of every TFDS builder: the folder for prepared data, by default the environment variable
-            TFDS_DATA_DIR, else ~/tensorflow_datasets.
-        **kwargs: the other arguments of every TFDS builder (config, version).
+      archive: Path of a copy of tiny-imagenet-200.zip, or of its unpacked folder, to read instead of downloading
+        it. Its content is checked, not its checksum.
+      data_dir: As of every TFDS builder: the folder for prepared data, by default the environment variable
+        TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      **kwargs: The other arguments of every TFDS builder (config, version).
 
     Raises:
-        UserError: `archive` is given for synthetic data, or the home folder that `data_dir` refers to is not known.
-            download_and_prepare raises it if the archive is missing or damaged, if the download fails, or if the data
-            cannot be written.
+      UserError: if `archive` is given for synthetic data, or the home folder that `data_dir` refers to is not known.
+        download_and_prepare raises it if the archive is missing or damaged, if the download fails, or if the data
+        cannot be written.
     """
 
     VERSION = tfds.core.Version("1.0.0")
