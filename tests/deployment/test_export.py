@@ -328,7 +328,7 @@ def test_exports_that_cannot_be_loaded(tmp_path):
         (export.load_classes, "damaged", "classes.json is missing or damaged"),
         (export.load_saved_model, "nosuch", "nosuch does not exist"),
         (export.load_saved_model, "old", "old is not a SavedModel"),
-        (export.load_saved_model, "other", "not exported by train.py"),
+        (export.load_saved_model, "other", "is not of this project"),
     ):
         with pytest.raises(UserError, match=message):
             load(tmp_path / folder)
