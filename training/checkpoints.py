@@ -40,6 +40,7 @@ class Checkpoints:
             step=trainer.step,
             skipped=trainer.skipped,
             totals=trainer.totals,
+            not_finite=trainer.not_finite,
             seconds=self._seconds,
         )
         self._weights = tf.train.Checkpoint(model=trainer.model)

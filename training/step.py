@@ -14,6 +14,9 @@ from training import schedule
 
 AUXILIARY_WEIGHT = 0.3
 SCALE_GROWTH_STEPS = 2000
+# A loss scale that is too high overflows gradients; the loss itself is not scaled.
+MAX_NOT_FINITE = 3  # Successive steps.
+MAX_SKIPPED = 10  # Steps, if they are all steps since the last report.
 
 
 def default_precision() -> str:
@@ -70,9 +73,10 @@ class Trainer(tf.Module):
       finite_steps: The number of steps with finite gradients since the loss scale changed, int64.
       step: The number of steps done, int64.
       skipped: The number of steps that changed nothing, as their gradients overflowed float16, int64.
-      totals: (5,) float64, over the steps since the last `reset_means` that were not skipped: the sums of loss,
-        cross-entropy, top-1 and global norm, and the number of these steps.
+      totals: (6,) float64, since the last `reset_means`: the sums of loss, cross-entropy, top-1 and global norm over
+        the steps that were not skipped, the number of these steps, and the number of all steps.
       diverged: The first step, not skipped, with a loss or global norm that is not finite; 0 if there is none, int64.
+      not_finite: The number of successive steps, up to the last, whose loss itself was not finite, int64.
     """
 
     def __init__(
@@ -98,8 +102,9 @@ class Trainer(tf.Module):
         self.finite_steps = _variable(0, tf.int64)
         self.step = _variable(0, tf.int64)
         self.skipped = _variable(0, tf.int64)
-        self.totals = _variable(tf.zeros(5, tf.float64))
+        self.totals = _variable(tf.zeros(6, tf.float64))
         self.diverged = _variable(0, tf.int64)
+        self.not_finite = _variable(0, tf.int64)
         self._mean_crops = crops.every_crop(mean_image)
         self._learning_rate = learning_rate
         self._cycle_steps = cycle_steps
@@ -134,14 +139,16 @@ class Trainer(tf.Module):
         self.step.assign_add(1)
         measured = self._strategy.run(self._replica_step, args=(images, crop_index, labels))
         measured = self._strategy.experimental_local_results(measured)[0]  # All replicas return the same.
+        loss, norm = measured[0], measured[-1]
         skipped = tf.constant(False)
         if self._float16:
-            skipped = ~tf.math.is_finite(measured[-1])
+            skipped = ~tf.math.is_finite(norm)
             self._update_loss_scale(skipped)
         counted = tf.where(skipped, tf.zeros(5), tf.concat([measured, [1.0]], axis=0))
-        self.totals.assign_add(tf.cast(counted, tf.float64))
+        self.totals.assign_add(tf.cast(tf.concat([counted, [1.0]], axis=0), tf.float64))
         diverged = (self.diverged == 0) & ~tf.reduce_all(tf.math.is_finite(counted))
         self.diverged.assign(tf.where(diverged, self.step, self.diverged))
+        self.not_finite.assign((self.not_finite + 1) * tf.cast(~tf.math.is_finite(loss), tf.int64))
         self.skipped.assign_add(tf.cast(skipped, tf.int64))
 
     def _replica_step(self, images: tf.Tensor, crop_index: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -232,23 +239,24 @@ class Trainer(tf.Module):
           UserError: if training has diverged.
         """
         self.check()
-        *sums, count = self.totals.numpy().tolist()
+        *sums, count, _ = self.totals.numpy().tolist()
         names = ("loss", "cross_entropy", "top_1", "global_norm")
         return {name: total / count if count else math.nan for name, total in zip(names, sums, strict=True)}
 
     def check(self) -> None:
-        """Raises UserError if training has diverged.
-
-        In float16, each step of a network that has diverged halves the loss scale, until it is below 1.
-        """
+        """Raises UserError if training has diverged."""
         remedy = "start again with --overwrite or another --run_dir, and a lower --learning_rate or --clip_norm"
         if self.diverged > 0:
             raise UserError(
                 f"the loss or its gradients became NaN or infinite at step {self.diverged.numpy()}; {remedy}"
             )
-        if self.loss_scale < 1:
+        *_, count, steps = self.totals.numpy().tolist()
+        if self.not_finite >= MAX_NOT_FINITE:
+            first = self.step.numpy() - self.not_finite.numpy() + 1
+            raise UserError(f"the loss became NaN or infinite at step {first}; {remedy}, or --precision=float32")
+        if self.loss_scale < 1 or (steps >= MAX_SKIPPED and not count):
             skipped = f"{self.skipped.numpy()} of {self.step.numpy()} steps were skipped"
-            raise UserError(f"the loss or its gradients overflow float16, {skipped}; {remedy}, or --precision=float32")
+            raise UserError(f"the gradients overflow float16, {skipped}; {remedy}, or --precision=float32")
 
     def reset_means(self) -> None:
         self.totals.assign(tf.zeros_like(self.totals))
