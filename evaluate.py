@@ -76,7 +76,7 @@ def print_scores(result: dict, file: TextIO) -> None:
     print("".join(f"{value:>12}" for value in columns.values()), file=file)
 
 
-class Network(NamedTuple):
+class Source(NamedTuple):
     """What is scored.
 
     Attributes:
@@ -96,12 +96,12 @@ class Network(NamedTuple):
     step: int | None = None
 
 
-def load_network() -> Network:
+def load_source() -> Source:
     """Loads the network that the flags name."""
     if FLAGS.run_dir:
         path = pathlib.Path(FLAGS.run_dir)
         model, step = checkpoints.load_model(path)
-        return Network(path, run_directory.read_config(path)["dataset"], export.wnids_of(path), model, step=step)
+        return Source(path, run_directory.read_config(path)["dataset"], export.wnids_of(path), model, step=step)
     if FLAGS.weights == weights.SHIPPED:
         path = weights.FOLDER / f"{FLAGS.model}.weights.h5"
     else:  # A SavedModel may be named as ".".
@@ -110,39 +110,40 @@ def load_network() -> Network:
     if FLAGS.saved_model:
         saved_model = export.load_saved_model(pathlib.Path(FLAGS.saved_model))
         classify = lambda images: saved_model.signatures["serving_default"](images=images)["probabilities"]  # noqa: E731
-        return Network(path, dataset, export.wnids_of_saved_model(saved_model), classify=classify)
+        return Source(path, dataset, export.wnids_of_saved_model(saved_model), classify=classify)
     wnids = export.wnids_of(path.parent)
     if FLAGS.tflite:
-        return Network(path, dataset, wnids, classify=tflite.classifier(path))
-    return Network(path, dataset, wnids, export.load_weights(FLAGS.model, FLAGS.weights))
+        return Source(path, dataset, wnids, classify=tflite.classifier(path))
+    return Source(path, dataset, wnids, export.load_weights(FLAGS.model, FLAGS.weights))
 
 
 def main(_) -> None:
-    network = load_network()
-    snapshots = checkpoints.last_snapshots(network.path, FLAGS.snapshots) if FLAGS.snapshots > 1 else [None]
-    output = pathlib.Path(FLAGS.output or score_file(network.path))
+    source = load_source()
+    snapshots = checkpoints.last_snapshots(source.path, FLAGS.snapshots) if FLAGS.snapshots > 1 else [None]
+    output = pathlib.Path(FLAGS.output or score_file(source.path))
     if FLAGS.split != "test":
         check_writable(output, "output")
     if FLAGS.predictions not in (None, "-"):
         check_writable(FLAGS.predictions, "predictions")
-    data = input_pipeline.load(network.dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(network.wnids)
+    data = input_pipeline.load(source.dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(source.wnids)
     split = data.splits[FLAGS.split]
     if FLAGS.images:
         split = split.sample(FLAGS.images, evaluation.SAMPLE_SEED)
 
-    classify = network.classify or evaluation.classifier(network.model, data.mean_image, FLAGS.ten_crop)
+    classify = source.classify or evaluation.classifier(source.model, data.mean_image, FLAGS.ten_crop)
     probabilities = np.zeros((len(split), len(data.wnids)), np.float32)
     for snapshot in snapshots:
         if snapshot:
-            checkpoints.load_weights(network.model, snapshot)
+            checkpoints.load_weights(source.model, snapshot)
         probabilities += evaluation.predict(classify, split, FLAGS.batch_size) / len(snapshots)
 
     if FLAGS.split != "test":
         scores = evaluation.accuracy(probabilities, split.labels)
-        how = (network.step, FLAGS.ten_crop, FLAGS.snapshots)
-        result = evaluation.result(scores, network.dataset, FLAGS.split, split, *how)
-        if network.path.is_file():
-            result |= {"file": network.path.name, "bytes": network.path.stat().st_size}
+        result = evaluation.result(
+            scores, source.dataset, FLAGS.split, split, source.step, FLAGS.ten_crop, FLAGS.snapshots
+        )
+        if source.path.is_file():
+            result |= {"file": source.path.name, "bytes": source.path.stat().st_size}
         print_scores(result, sys.stderr if FLAGS.predictions == "-" else sys.stdout)
         write_json(output, result)
     if FLAGS.predictions:

@@ -45,21 +45,21 @@ def analyse_mistakes(source: str, out: str | None) -> pathlib.Path:
       out: The folder. By default `mistakes`, in the run or in the working directory.
     """
     run_dir = pathlib.Path(source)
-    if source in models.REGISTRY and not run_dir.exists():
-        model = export.load_weights(source, weights.SHIPPED, "--mistakes=RUN_DIR")
-        dataset, folder, wnids = "full", "mistakes", export.wnids_of(weights.FOLDER)
-        lock = contextlib.nullcontext()
-    else:
-        model, _ = checkpoints.load_model(run_dir)
-        dataset, folder = run_directory.read_config(run_dir)["dataset"], run_dir / "mistakes"
-        wnids = export.wnids_of(run_dir)
-        lock = contextlib.nullcontext() if out else run_directory.lock(run_dir)  # Training removes what is outdated.
-    data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(wnids)
-    boxes = input_pipeline.load_boxes("validation", dataset, FLAGS.data_dir, FLAGS.archive)
-    split = data.splits["validation"]
-    folder = pathlib.Path(out or folder)
-    folder.mkdir(parents=True, exist_ok=True)  # Fails before scoring takes its time.
-    with lock:
+    with contextlib.ExitStack() as stack:
+        if source in models.REGISTRY and not run_dir.exists():
+            model = export.load_weights(source, weights.SHIPPED, "--mistakes=RUN_DIR")
+            dataset, folder, wnids = "full", "mistakes", export.wnids_of(weights.FOLDER)
+        else:
+            dataset, folder = run_directory.read_config(run_dir)["dataset"], run_dir / "mistakes"
+            if not out:
+                stack.enter_context(run_directory.lock(run_dir))  # Training removes what is outdated.
+            model, _ = checkpoints.load_model(run_dir)
+            wnids = export.wnids_of(run_dir)
+        data = input_pipeline.load(dataset, FLAGS.data_dir, FLAGS.archive).in_order_of(wnids)
+        boxes = input_pipeline.load_boxes("validation", dataset, FLAGS.data_dir, FLAGS.archive)
+        split = data.splits["validation"]
+        folder = pathlib.Path(out or folder)
+        folder.mkdir(parents=True, exist_ok=True)  # Fails before scoring takes its time.
         print(f"scoring {len(split):,} images by the centre crop and by ten crops", flush=True)
         centre_crop, ten_crop = (
             evaluation.predict(evaluation.classifier(model, data.mean_image, ten), split) for ten in (False, True)

@@ -204,7 +204,11 @@ def start_run(
     saved: checkpoints.Checkpoints,
     schedule: Schedule,
 ) -> list[str]:
-    """Makes the run directory ready for the steps after the newest checkpoint. Returns the devices of all training."""
+    """Says what is trained, and makes the run directory ready for the steps after the newest checkpoint.
+
+    Returns:
+      The devices of all training.
+    """
     size = cost.parameters(model)
     print(f"{FLAGS.model}: {size:,} parameters, in {config['precision']} on {device}, to {out_dir}")
     print(f"{saved.step} of {schedule.num_steps} steps done", flush=True)

@@ -189,7 +189,9 @@ def load_saved_model(path: pathlib.Path) -> "tf.__internal__.tracking.AutoTracka
     try:
         loaded = tf.saved_model.load(str(path))
     except (OSError, *checkpoints.DAMAGED) as error:
-        raise UserError(f"{path} is damaged ({error}): export it again by python -m deployment.export") from error
+        raise UserError(
+            f"{path} is damaged ({error}): export it again by python -m deployment.export --run_dir=RUN"
+        ) from error
     signature = loaded.signatures.get("serving_default")
     if (
         signature is None
@@ -242,16 +244,18 @@ def load_classes(folder: pathlib.Path) -> dict[str, list[str]]:
             raise ValueError("no class, or one twice")
         return {"wnids": classes["wnids"], "words": classes["words"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        remedy = "delete it, and python -m deployment.export writes it; weights/classes.json is that of Tiny ImageNet"
-        raise UserError(f"{path} is missing or damaged: {remedy}") from error
+        remedy = "delete it, and python -m deployment.export --run_dir=RUN writes it"
+        shipped = "weights/classes.json is that of Tiny ImageNet"
+        raise UserError(f"{path} is missing or damaged: {remedy}; {shipped}") from error
 
 
 def main(_) -> None:
     run_dir = pathlib.Path(FLAGS.run_dir)
-    model, _ = checkpoints.load_model(run_dir)
-    data = input_pipeline.load(run_directory.read_config(run_dir)["dataset"], FLAGS.data_dir, FLAGS.archive)
+    config = run_directory.read_config(run_dir)
+    data = input_pipeline.load(config["dataset"], FLAGS.data_dir, FLAGS.archive).in_order_of(wnids_of(run_dir))
     with run_directory.lock(run_dir):
-        export(inference_model(model), data.in_order_of(wnids_of(run_dir)), run_dir, FLAGS.tflite)
+        model, _ = checkpoints.load_model(run_dir)
+        export(inference_model(model), data, run_dir, FLAGS.tflite)
     print(f"exported to {run_dir}")
 
 

@@ -114,5 +114,5 @@ def _name_file_in_errors(path: pathlib.Path) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        remedy = "export it again by python -m deployment.export --tflite"
+        remedy = "export it again by python -m deployment.export --run_dir=RUN --tflite"
         raise UserError(f"{path} is damaged, or was not written by this project ({reason}): {remedy}") from error

@@ -14,7 +14,7 @@ def baseline(num_classes: int = 200, batch_norm: bool = True, dropout: float = 0
     it comes after the pool, as in the paper's Table 2. A second one, before the ReLU of the dense layer, keeps the loss
     from rising at each restart of the learning rate. The kernel of the logits starts at zero.
 
-    Without batch normalization, this is baseline_table1, the network as Table 1 prints it: 13,053,448 parameters.
+    Without batch normalization, this is baseline_table1, Table 1 with that kernel size: 13,053,448 parameters.
 
     Args:
       num_classes: The number of logits.

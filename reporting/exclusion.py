@@ -12,6 +12,7 @@ random.txt. results/exclusion.sh runs all of this.
 from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import pathlib
+import shlex
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def held_out_margins(data: input_pipeline.TinyImageNet, files: list[pathlib.Path
     for file in files:
         run_dir = file.with_suffix("")
         if not run_directory.has_run(run_dir):
-            raise UserError(f"{run_dir} is not trained yet: pass --exclude={file} --run_dir={run_dir} to train.py")
+            missing = f"--exclude={shlex.quote(str(file))} --run_dir={shlex.quote(str(run_dir))}"
+            raise UserError(f"{run_dir} is not trained yet: pass {missing} to train.py")
         model, _ = checkpoints.load_model(run_dir)
         config, ids = run_directory.read_config(run_dir), file.read_text().split()
         if config["exclude"] != run_directory.describe_exclusion(file, ids):

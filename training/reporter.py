@@ -69,7 +69,7 @@ class Reporter:
     def validation(self, step: int, scores: dict[str, float]) -> None:
         """Reports the scores at the end of an epoch."""
         epoch = self._schedule.epoch(step)
-        means = self._metrics.epoch_means(epoch, [0, *self._schedule.epoch_ends][epoch - 1])
+        means = self._metrics.epoch_means(epoch)
         self._metrics.append(step=step, epoch=epoch, **{f"validation_{name}": value for name, value in scores.items()})
         self._board.scalars("validation", step, **scores)
         self._board.flush()

@@ -146,7 +146,7 @@ def check_config(run_dir: pathlib.Path, config: dict, resume: bool = True, may_c
                 f"{run_dir} has {cycles} cycles in {epochs} epochs: {keep}pass --num_cycles to change their length"
             )
         kept = kept | {key: config[key] for key in ("num_epochs", "num_cycles")}
-    differing = [f"{key}={kept.get(key)}, not {value}" for key, value in config.items() if kept.get(key) != value]
+    differing = [f"{key}={kept[key]}, not {value}" for key, value in config.items() if kept[key] != value]
     if differing:
         raise UserError(
             f"{run_dir} holds a run with {'; '.join(differing)}: use the same flags, or pass another --run_dir"

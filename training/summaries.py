@@ -58,6 +58,7 @@ class Metrics:
             writer.writeheader()
             writer.writerows(self._rows)
         self._path = path
+        self._first = 0 if self._rows else step  # A worker that is not the first has no rows of the steps before.
 
     def append(self, **row: float) -> None:
         self._rows.append(row)
@@ -69,15 +70,13 @@ class Metrics:
         with self._path.open("rb+") as file:
             os.fsync(file.fileno())
 
-    def epoch_means(self, epoch: int, start: int) -> dict[str, float]:
-        """Returns the mean loss and top-1 over an epoch's training steps, which follow `start`; NaN if it has no row.
-
-        Each row is the mean over the steps since the row before. A row whose steps were all skipped is left out.
-        """
-        sums, count = {"loss": 0.0, "top_1": 0.0}, 0
-        for row in (row for row in self._rows if row.get("loss") and int(row["epoch"]) == epoch):
-            steps, start = int(row["step"]) - start, int(row["step"])
-            if not math.isnan(float(row["loss"])):
+    def epoch_means(self, epoch: int) -> dict[str, float]:
+        """Returns the mean loss and top-1 over an epoch's training steps; NaN if it has no row."""
+        sums, last = {"loss": 0.0, "top_1": 0.0}, self._first
+        count = 0
+        for row in (row for row in self._rows if row.get("loss")):
+            steps, last = int(row["step"]) - last, int(row["step"])
+            if int(row["epoch"]) == epoch and not math.isnan(float(row["loss"])):
                 count += steps
                 sums = {name: total + steps * float(row[name]) for name, total in sums.items()}
         return {name: total / count if count else math.nan for name, total in sums.items()}

@@ -332,3 +332,9 @@ def test_exports_that_cannot_be_loaded(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load(tmp_path / folder)
+
+
+def test_refusals(tmp_path, run_main, assert_one_line):
+    assert_one_line(run_main("deployment.export", f"--run_dir={tmp_path / 'nosuch'}"), 1, "nosuch is not a run")
+    assert not (tmp_path / "nosuch").exists()
+    assert_one_line(run_main("deployment.export"), 2, "run_dir")

@@ -144,12 +144,12 @@ def test_means_of_an_epoch(tmp_path):
     metrics = summaries.Metrics(tmp_path / "metrics.csv", 0)
     for step, epoch, loss in ((4, 1, 9.0), (8, 2, 3.0), (10, 2, 6.0), (14, 2, float("nan")), (15, 3, 9.0)):
         metrics.append(step=step, epoch=epoch, loss=loss, top_1=loss / 10)
-    assert metrics.epoch_means(2, start=4) == pytest.approx({"loss": 4.0, "top_1": 0.4})
-    # A run that was stopped before its first row goes on with the steps' means.
-    resumed = summaries.Metrics(tmp_path / "other.csv", 2)
-    for step, loss in ((4, 3.0), (6, 6.0)):
-        resumed.append(step=step, epoch=1, loss=loss, top_1=loss / 10)
-    assert resumed.epoch_means(1, start=0) == pytest.approx({"loss": 4.0, "top_1": 0.4})
+    assert metrics.epoch_means(2) == pytest.approx({"loss": 4.0, "top_1": 0.4})
+    # A worker that is not the first has no rows of the steps before it resumed.
+    resumed = summaries.Metrics(tmp_path / "other.csv", 4)
+    for step, loss in ((8, 3.0), (10, 6.0)):
+        resumed.append(step=step, epoch=2, loss=loss, top_1=loss / 10)
+    assert resumed.epoch_means(2) == pytest.approx({"loss": 4.0, "top_1": 0.4})
 
 
 def test_metrics_forgets_a_validation_that_is_to_be_done_again(tmp_path):
