@@ -18,17 +18,18 @@ while read -r name flags; do
   python train.py --run_dir="$folder/$name" $flags "$@" </dev/null
   runs+=("$folder/$name")
 done <<'LIST'
-baseline             --model=baseline
-baseline_seed1       --model=baseline --seed=1
-baseline_seed2       --model=baseline --seed=2
-baseline_one_cosine  --model=baseline --num_cycles=1
-baseline_uniform     --model=baseline --augmentation=uniform
-alexnet              --model=alexnet
-alexnet_uniform      --model=alexnet --augmentation=uniform
-resnet20             --model=resnet20
-resnet20_one_cosine  --model=resnet20 --num_cycles=1
-googlenet            --model=googlenet
-plain20              --model=plain20
-squeezenet           --model=squeezenet
+baseline                     --model=baseline
+baseline_seed1               --model=baseline --seed=1
+baseline_seed2               --model=baseline --seed=2
+baseline_one_cosine          --model=baseline --num_cycles=1
+baseline_uniform             --model=baseline --augmentation=uniform
+baseline_uniform_one_cosine  --model=baseline --augmentation=uniform --num_cycles=1
+alexnet                      --model=alexnet
+alexnet_uniform              --model=alexnet --augmentation=uniform
+resnet20                     --model=resnet20
+resnet20_one_cosine          --model=resnet20 --num_cycles=1
+googlenet                    --model=googlenet
+plain20                      --model=plain20
+squeezenet                   --model=squeezenet
 LIST
 python report.py --runs="$(IFS=, && echo "${runs[*]}")"
