@@ -18,7 +18,7 @@ from models import weights
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
 from training import checkpoints, evaluation, run_directory
-from training.files import replace_file, write_json
+from training.files import is_written_in_place, replace_file, write_json
 
 
 def write_predictions(path: str, split: input_pipeline.Split, wnids: list[str], classes) -> None:
@@ -54,9 +54,8 @@ def score_file(path: pathlib.Path) -> pathlib.Path:
 
 def check_writable(path: str | pathlib.Path, flag: str) -> None:
     """Raises UserError if `replace_file` cannot write a file, before scoring takes its time."""
-    target = os.path.realpath(path)
-    in_place = os.path.exists(target) and not os.path.isfile(target)  # A device or a pipe.
-    if os.path.isdir(target) or not os.access(target if in_place else os.path.dirname(target), os.W_OK):
+    target = pathlib.Path(os.path.realpath(path))
+    if target.is_dir() or not os.access(target if is_written_in_place(target) else target.parent, os.W_OK):
         raise UserError(f"cannot write {path}: pass --{flag} with a file in a writable folder")
 
 

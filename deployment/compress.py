@@ -71,8 +71,8 @@ def compress(
         raise UserError(f"{run_dir} was trained with --exclude, so it cannot be fine-tuned here: use another run")
     trained, done = checkpoints.load_model(run_dir)
     steps = Schedule(num_epochs, len(data.splits["train"]), config["batch_size"], num_cycles=1).num_steps
-    settings = {"dropout": 0.0, "sync_batch_norm": False} | config | {"learning_rate": learning_rate}
-    trainer = create_trainer(settings, data.mean_image, steps)
+    version_1 = {"dropout": 0.0, "sync_batch_norm": False}  # Its runs do not name them.
+    trainer = create_trainer(version_1 | config | {"learning_rate": learning_rate}, data.mean_image, steps)
     trainer.model.set_weights(trained.get_weights())
     fine_tune(trainer, data, config, done, steps)
     path = run_dir / FILE

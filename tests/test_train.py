@@ -292,17 +292,21 @@ def test_flags_reach_the_training(tmp_path, monkeypatch, run_small, assert_one_l
     recorded = {}
 
     def record(model, mean_image, **settings):
-        recorded.update(settings, weights=model.get_weights())
+        dropout = model.get_layer("dropout").rate
+        recorded.update(settings, dropout=dropout, dtype=model.compute_dtype, weights=model.get_weights())
         raise UserError("recorded")
 
     monkeypatch.setattr("training.step.Trainer", record)
     flags = "--momentum=0 --nonesterov --weight_decay=0.001 --clip_norm=2.5 --sync_batch_norm --jit_compile --seed=7"
+    flags += " --dropout=0.35 --precision=mixed_bfloat16"
     assert_one_line(run_small(*small_flags, *flags.split(), f"--run_dir={tmp_path}"), 1, "recorded")
     keras.utils.set_random_seed(7)
     with small.registered():
         expected = models.build("small", training=True).get_weights()
     assert_same_bits(dict(enumerate(recorded.pop("weights"))), dict(enumerate(expected)))
     assert recorded == {
+        "dropout": 0.35,
+        "dtype": "bfloat16",
         "learning_rate": 0.03,
         "cycle_steps": pytest.approx(STEPS / 3),
         "momentum": 0.0,

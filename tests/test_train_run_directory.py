@@ -255,8 +255,9 @@ def test_finished_run_is_exported_again(tmp_path, monkeypatch, run_small, traine
     for path in paths:
         shutil.copytree(trained, path, ignore=shutil.ignore_patterns("saved_model", "*.keras", "evaluation.json"))
     data_flag = small_flags[-1]
-    for command in (["deployment.export", data_flag], ["train.py", *small_flags]):
-        result = run_small(*command, f"--run_dir={paths[command[0] == 'train.py']}")
+    commands = ["deployment.export", data_flag], ["train.py", *small_flags]
+    for command, path in zip(commands, paths, strict=True):
+        result = run_small(*command, f"--run_dir={path}")
         assert (result.returncode, result.stderr) == (0, "")
         assert "export" in result.stdout and "step 10/10" not in result.stdout
     expected = keras.saving.load_model(trained / "model.keras").get_weights()

@@ -8,18 +8,23 @@ import shutil
 from collections.abc import Iterator
 
 
+def is_written_in_place(path: pathlib.Path) -> bool:
+    """Returns whether a path is that of a device, such as /dev/null, or of a pipe, which cannot be replaced."""
+    return path.exists() and not path.is_file()
+
+
 @contextlib.contextmanager
 def replace_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Replaces a file by what the `with` block writes to the yielded path, in one step.
 
     If the block raises an error, or the process or the machine dies, `path` is left as it was. The yielded path is
-    beside `path` and has the same suffix. Of a link, the file that it points to is replaced. A device or a pipe, such
-    as /dev/null, is yielded itself.
+    beside `path` and has the same suffix. Of a link, the file that it points to is replaced. A device or a pipe is
+    yielded itself.
 
     Raises:
       OSError: if the file cannot be written.
     """
-    if path.exists() and not path.is_file():
+    if is_written_in_place(path):
         yield path
         return
     path = pathlib.Path(os.path.realpath(path))

@@ -114,6 +114,23 @@ def test_hdf5_decodes_the_file(run, compressed):
         np.testing.assert_array_equal(dataset[()], tf.cast(kernel, tf.float16))
 
 
+def test_the_learning_rate_is_its_own(tmp_path, run, run_main, small_data_dir):
+    """At a rate near zero, kernels are only rounded. The config.json is of version 1, which names fewer settings."""
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    config = json.loads((run / "config.json").read_text())
+    for key in ("augmentation", "dropout", "exclude", "sync_batch_norm"):
+        del config[key]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"all_crops": False}))
+    flags = [f"--run_dir={tmp_path}", f"--data_dir={small_data_dir}", "--learning_rate=1e-9"]
+    with small.registered():
+        result = run_main("deployment.compress", *flags)
+        assert (result.returncode, result.stderr) == (0, "")
+        trained, _ = checkpoints.load_model(run)
+        model = models.build("small", weights=tmp_path / compress.FILE)
+    for kernel, before in zip(kernels(model), kernels(trained), strict=True):
+        np.testing.assert_array_equal(kernel, compress.quantize(before, compress.step_size(before.numpy())))
+
+
 def test_refusals(tmp_path, write_run, run_main, assert_one_line):
     run = write_run(exclude="3 images 0123abcd")
     with pytest.raises(UserError, match="was trained with --exclude"):

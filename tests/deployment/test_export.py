@@ -19,7 +19,7 @@ from deployment import export
 from models import layers
 from tiny_imagenet import input_pipeline
 from tiny_imagenet.errors import UserError
-from training import checkpoints, evaluation
+from training import checkpoints, evaluation, run_directory
 
 WITHOUT_THIS_PROJECT = """
 import pathlib
@@ -334,7 +334,13 @@ def test_exports_that_cannot_be_loaded(tmp_path):
             load(tmp_path / folder)
 
 
-def test_refusals(tmp_path, run_main, assert_one_line):
+def test_refusals(tmp_path, run_main, assert_one_line, synthetic_run, synthetic_data_dir):
     assert_one_line(run_main("deployment.export", f"--run_dir={tmp_path / 'nosuch'}"), 1, "nosuch is not a run")
     assert not (tmp_path / "nosuch").exists()
     assert_one_line(run_main("deployment.export"), 2, "run_dir")
+    for part in ("config.json", "checkpoints"):
+        (tmp_path / part).symlink_to(synthetic_run / part)
+    with run_directory.lock(tmp_path):
+        result = run_main("deployment.export", f"--run_dir={tmp_path}", f"--data_dir={synthetic_data_dir}")
+    assert_one_line(result, 1, "another process is writing to", "use another folder")
+    assert not (tmp_path / "saved_model").exists()
