@@ -54,8 +54,9 @@ def score_file(path: pathlib.Path) -> pathlib.Path:
 
 def check_writable(path: str | pathlib.Path, flag: str) -> None:
     """Raises UserError if `replace_file` cannot write a file, before scoring takes its time."""
-    target = pathlib.Path(os.path.realpath(path))
-    if target.is_dir() or not os.access(target if is_written_in_place(target) else target.parent, os.W_OK):
+    target = os.path.realpath(path)
+    needed = target if is_written_in_place(target) else os.path.dirname(target)
+    if os.path.isdir(target) or not os.access(needed, os.W_OK):
         raise UserError(f"cannot write {path}: pass --{flag} with a file in a writable folder")
 
 

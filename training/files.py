@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator
 
 
-def is_written_in_place(path: pathlib.Path) -> bool:
+def is_written_in_place(path: str | os.PathLike) -> bool:
     """Returns whether a path is that of a device, such as /dev/null, or of a pipe, which cannot be replaced."""
-    return path.exists() and not path.is_file()
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 @contextlib.contextmanager
