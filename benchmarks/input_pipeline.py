@@ -37,7 +37,9 @@ def random_crop(image: np.ndarray):
     """One of the ten crops of a (64, 64, 3) image, as a (56, 56, 3) PyTorch tensor."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(crops.slice_crop(image, random.choice(crops.TEN_CROPS))))
+    mirrored, offset = divmod(random.choice(crops.TEN_CROPS), crops.OFFSETS**2)
+    crop = torch.from_numpy(np.ascontiguousarray(crops.slice_crop(image, offset)))
+    return crop.flip(1) if mirrored else crop  # Faster than NumPy's.
 
 
 class DecodedArray:

@@ -19,7 +19,7 @@ from tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 
 DATASETS = tuple(Builder.builder_configs)
 AUGMENTATIONS = ("ten_crop", "uniform", "all_crops")
-PARALLEL_CALLS = 8  # Batches made at a time. More are not faster, because each holds Python's lock.
+PARALLEL_CALLS = 8  # Batches made at a time. More are not faster, because each holds Python's lock for a while.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,17 +202,17 @@ def train_batches(
     context = context or tf.distribute.InputContext()
     replicas = context.num_replicas_in_sync // context.num_input_pipelines  # Fed by this pipeline.
     size = batch_size // context.num_replicas_in_sync
-    pixels = np.asarray(split.images)  # Indexing a memmap is slower.
+    shape = (crops.CROP_SIZE, crops.CROP_SIZE, 3)
+    # The crops of all images by their offsets, without a copy: (n, 9, 9, 56, 56, 3).
+    windows = np.lib.stride_tricks.sliding_window_view(split.images, shape, axis=(1, 2, 3)).squeeze(axis=3)
 
     drawn_from = tf.range(crops.NUM_CROPS) if augmentation == "uniform" else tf.constant(crops.TEN_CROPS)
     # TensorFlow keeps int32 on the host: a GPU's step would wait for it.
     drawn_from = tf.cast(drawn_from, tf.int64)
 
-    def take(index, crop_index):
-        crop = np.empty((len(index), crops.CROP_SIZE, crops.CROP_SIZE, 3), np.uint8)
-        for row, (image, number) in enumerate(zip(index, crop_index, strict=True)):
-            crop[row] = crops.slice_crop(pixels[image], number)
-        return crop, split.labels[index]
+    def take(index, offset):
+        y, x = np.divmod(offset, crops.OFFSETS)
+        return windows[index, y, x], split.labels[index]
 
     def batch(count):
         step, replica = count // replicas, context.input_pipeline_id * replicas + count % replicas
@@ -223,10 +223,11 @@ def train_batches(
         else:
             drawn = tf.random.stateless_uniform((batch_size,), [seed, step], 0, len(drawn_from), tf.int32)
             crop_index = tf.gather(drawn_from, tf.gather(drawn, mine))
-        images, labels = tf.numpy_function(take, [index, crop_index], [tf.uint8, tf.int64], stateful=False)
-        images.set_shape((*crop_index.shape, crops.CROP_SIZE, crops.CROP_SIZE, 3))
+        mirrored, offset = crop_index // crops.OFFSETS**2, crop_index % crops.OFFSETS**2
+        images, labels = tf.numpy_function(take, [index, offset], [tf.uint8, tf.int64], stateful=False)
+        images.set_shape((*crop_index.shape, *shape))
         labels.set_shape(crop_index.shape)
-        return images, crop_index, labels
+        return crops.mirror(images, mirrored), crop_index, labels
 
     batches = tf.data.Dataset.range(start * replicas, stop * replicas)
     return _prefetched(batches, batch)
