@@ -17,6 +17,7 @@ from training.step import Trainer
 
 MAX_TO_KEEP = 2
 DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # TensorFlow's errors for a damaged checkpoint.
+DEVICE_FAILED = (tf.errors.ResourceExhaustedError, tf.errors.InternalError)  # OpErrors that are none of it.
 
 
 class Checkpoints:
@@ -134,6 +135,8 @@ def load_weights(model: keras.Model, path: str) -> None:
     """
     try:
         tf.train.Checkpoint(model=model).read(path).assert_existing_objects_matched().expect_partial()
+    except DEVICE_FAILED:
+        raise
     except DAMAGED as error:
         raise UserError(f"checkpoint {path} is damaged, or of another network: pass another --run_dir") from error
 
@@ -159,6 +162,8 @@ def _restore_newest(run_dir: pathlib.Path, restore: Callable[[str], object]) -> 
         path = run_dir / "checkpoints" / f"ckpt-{step}"
         try:
             restore(str(path))
+        except DEVICE_FAILED:
+            raise
         except (UserError, *DAMAGED) as error:
             problem = f"checkpoint {path} is damaged, or of another network"
             if older == len(steps):

@@ -90,6 +90,11 @@ def _explain(error: Exception) -> str | None:
             return f"{reason}: make room, and start the same command again ({error})"
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
         return "out of memory" + (": try a smaller --batch_size" if "batch_size" in FLAGS else "")
+    if isinstance(error, tf.errors.InternalError) and "CUDA_ERROR_INVALID" in error.message:
+        return (
+            "this build of TensorFlow does not support the GPU (docs/questions.md says which it does): "
+            f"set CUDA_VISIBLE_DEVICES=-1 to use the CPU ({error.message})"
+        )
     if isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
         remedy = ": choose a place where you may read and write" if isinstance(error, PermissionError) else ""
         return f"{error.filename}: {error.strerror}{remedy}"

@@ -37,10 +37,11 @@ def classifier(model: keras.Model, mean_image: np.ndarray, ten_crop: bool = Fals
     def probabilities(images):
         if not ten_crop:
             return softmax(crops.slice_crop(images, crops.CENTRE), crops.slice_crop(mean_image, crops.CENTRE))
-        # One crop after the other, so that ten take no more memory than one.
+        # One crop after the other, so that the network takes no more memory than for one. As float32, because a GPU has
+        # no lists of uint8 tensors.
         each = tf.map_fn(
             lambda crop_and_mean: softmax(*crop_and_mean),
-            (crops.ten_crops(images), mean_crops),
+            (crops.ten_crops(tf.cast(images, tf.float32)), mean_crops),
             fn_output_signature=tf.float32,
             parallel_iterations=1,
         )

@@ -146,6 +146,18 @@ def test_damaged_checkpoint(copy, damage, name, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("kind", [tf.errors.ResourceExhaustedError, tf.errors.InternalError])
+def test_a_device_that_fails_is_no_damage(copy, kind, monkeypatch):
+    def fail(*_):
+        raise kind(None, None, "as a GPU raises it while it restores")
+
+    monkeypatch.setattr(tf.train.Checkpoint, "read", fail)
+    with pytest.raises(kind):
+        checkpoints.Checkpoints(copy, trainer()).restore(copy)
+    with pytest.raises(kind):
+        checkpoints.load_model(copy)
+
+
 def test_checkpoint_without_the_weights(tmp_path):
     write_json(tmp_path / "config.json", CONFIG)
     ours = trainer()

@@ -108,6 +108,10 @@ def op_error(kind, message):
         (UserError("no run:\n\n  two  spaces.zip\n"), "train.py: no run: two  spaces.zip\n"),  # The name of a file.
         (op_error(tf.errors.ResourceExhaustedError, "OOM when allocating tensor"), "out of memory: try a smaller"),
         (op_error(tf.errors.ResourceExhaustedError, "x; No space left on device"), "No space left on device: make"),
+        (
+            op_error(tf.errors.InternalError, "'cuLaunchKernel' failed with 'CUDA_ERROR_INVALID_HANDLE'"),
+            "CUDA_VISIBLE_DEV",
+        ),
         (MemoryError(), "out of memory: try a smaller"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: make room"),
         (RuntimeError("cannot close (errno = 28, error message = 'No space left on device')"), "make room"),
