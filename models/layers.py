@@ -158,6 +158,8 @@ def to_plain_keras(model: keras.Model) -> keras.Model:
     plain_kinds = {Conv2D: layers.Conv2D, BatchNormalization: layers.BatchNormalization}
 
     def plain(layer):
+        if isinstance(layer, keras.Model):  # Keras before 3.14 clones the layers of one level alone.
+            return keras.models.clone_model(layer, clone_function=plain, recursive=True)
         if layer.name.startswith("convert_to_tensor"):  # `whole_model` leaves one, which an .h5 file cannot hold.
             return lambda x: x
         if not isinstance(layer, keras.Layer):  # An operation, such as that of x + y.

@@ -177,10 +177,12 @@ def test_conv_bn_relu():
 
 
 def test_plain_keras_of_operations_and_nested_models():
-    inner_inputs = keras.Input((8, 8, 3))
-    inner = keras.Model(inner_inputs, conv_bn_relu(inner_inputs, 3, 3, name="inner"))
     inputs = keras.Input((8, 8, 3))
-    x = inputs + inner(inputs)
+    inner = keras.Model(inputs, conv_bn_relu(inputs, 3, 3, name="inner"))
+    inputs = keras.Input((8, 8, 3))
+    middle = keras.Model(inputs, inner(inputs))
+    inputs = keras.Input((8, 8, 3))
+    x = inputs + middle(inputs)
     model = keras.Model(inputs, keras.ops.tanh(x[:, 1:, :, :2]))
     plain = to_plain_keras(model)
     assert all(type(layer).__module__.startswith("keras.") for layer in flatten_layers(plain))
