@@ -73,8 +73,8 @@ def _define_recipe_flags() -> None:
         "precision",
         "auto",
         ["auto", "float32", "mixed_float16", "mixed_bfloat16"],
-        "Keras' dtype policy. auto is mixed_float16 on a GPU, mixed_bfloat16 on a CPU with instructions for it, else "
-        "float32; a resumed run keeps its own.",
+        "Keras' dtype policy. auto is mixed_float16 on a GPU, mixed_bfloat16 on an x86 CPU with instructions for "
+        "it (on Linux), else float32; a resumed run keeps its own.",
     )
     seeded = "Seed of the weights, the order of the images, the crops and dropout."
     flags.DEFINE_integer("seed", 0, seeded, lower_bound=0, upper_bound=2**32 - 1)

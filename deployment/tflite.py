@@ -1,7 +1,6 @@
 """The network as a TFLite file, in float32 and in 8 bits (the compression of the paper's section 2.5)."""
 
 import contextlib
-import os
 import pathlib
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ from tiny_imagenet import crops
 from tiny_imagenet.errors import UserError
 from tiny_imagenet.input_pipeline import TinyImageNet
 from training import evaluation
+from training.distribution import cpu_cores
 from training.files import replace_file
 from training.stderr import quiet
 
@@ -90,7 +90,7 @@ def classifier(path: pathlib.Path) -> evaluation.Classifier:
     content = path.read_bytes()
     # TensorFlow's own interpreter says that its successor is in another package.
     with _name_file_in_errors(path), quiet():
-        interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
+        interpreter = tf.lite.Interpreter(model_content=content, num_threads=cpu_cores())
         if interpreter.get_signature_list() != SIGNATURE:
             raise ValueError("its signature is not from images to logits")
         interpreter.allocate_tensors()

@@ -121,6 +121,11 @@ def on_every_device(
     return spread
 
 
+def cpu_cores() -> int:
+    """Returns the number of cores that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
     """Returns a readable name of the devices: "2 x NVIDIA H100 80GB HBM3", or a CPU's name and cores."""
     replicas = strategy.num_replicas_in_sync
@@ -130,4 +135,4 @@ def describe_devices(strategy: tf.distribute.Strategy) -> str:
         return f"{replicas} x {name}" if replicas > 1 else name
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores"
+    return f"{model[1] if model else platform.machine()}, {cpu_cores()} cores"

@@ -35,12 +35,15 @@ def set_up_devices() -> None:
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
         platform=sys.platform,
         installed=importlib.util.find_spec("nvidia") is not None,
+        cuda=tf.sysconfig.get_build_info()["is_cuda_build"],
     )
     if line:
         print(line, file=sys.stderr)
 
 
-def missing_gpu(*, usable: int, present: bool, hidden: str | None, platform: str, installed: bool) -> str | None:
+def missing_gpu(
+    *, usable: int, present: bool, hidden: str | None, platform: str, installed: bool, cuda: bool
+) -> str | None:
     """Explains in one line why TensorFlow uses no GPU of a machine that has one; None if there is nothing to explain.
 
     Args:
@@ -49,11 +52,14 @@ def missing_gpu(*, usable: int, present: bool, hidden: str | None, platform: str
       hidden: The environment variable CUDA_VISIBLE_DEVICES.
       platform: `sys.platform`.
       installed: Whether the CUDA libraries of TensorFlow's pip package are installed.
+      cuda: Whether TensorFlow is built for CUDA.
     """
     if usable or not present or hidden in ("", "-1"):
         return None
     if platform == "win32":
         remedy = "on Windows it uses GPUs only in WSL2 (tensorflow.org/install/pip)"
+    elif not cuda:  # As for Linux on Arm.
+        remedy = "this TensorFlow is built without CUDA; NVIDIA's NGC containers hold one with it"
     elif installed:
         remedy = "set TF_CPP_MIN_LOG_LEVEL=0 to see why"
     else:

@@ -18,6 +18,7 @@ os.write(2, b"a library's message\\n")
 {}
 get_logger = logging.getLogger
 class config: list_physical_devices = staticmethod(lambda kind=None: [])
+class sysconfig: get_build_info = staticmethod(lambda: {{"is_cuda_build": True}})
 """
 
 
@@ -59,7 +60,7 @@ def test_an_error_while_it_loads(start):
     assert result.stderr.endswith("\nImportError: libcudart.so: cannot open shared object file\n")
 
 
-MISSING = {"usable": 0, "present": True, "hidden": None, "platform": "linux", "installed": False}
+MISSING = {"usable": 0, "present": True, "hidden": None, "platform": "linux", "installed": False, "cuda": True}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ MISSING = {"usable": 0, "present": True, "hidden": None, "platform": "linux", "i
         ({"hidden": "0"}, 'run  pip install --editable ".[gpu]"'),
         ({"installed": True}, "TF_CPP_MIN_LOG_LEVEL=0"),
         ({"platform": "win32"}, "WSL2"),
+        ({"installed": True, "cuda": False}, "without CUDA"),
     ],
 )
 def test_a_gpu_that_tensorflow_does_not_see(facts, words):
