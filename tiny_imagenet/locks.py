@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import IO
 
 import portalocker
 
@@ -30,7 +31,14 @@ def lock(path: pathlib.Path, when_taken: Callable[[], None]) -> Iterator[bool]:
             portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
         except portalocker.AlreadyLocked:
             when_taken()
-            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE)
+            _wait(file)
         except portalocker.LockException:
             locked = False
         yield locked
+
+
+def _wait(file: IO) -> None:
+    while True:
+        with contextlib.suppress(portalocker.AlreadyLocked):  # Windows gives up after ten seconds.
+            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE)
+            return
