@@ -144,7 +144,7 @@ def load_boxes(
     examples = builder.as_dataset(
         split=split,
         decoders={"image": tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(interleave_cycle_length=1),  # Shard after shard, as the images were decoded.
+        read_config=preparation.in_order(),  # As the images were decoded.
     )
     try:
         return np.array([example["bbox"] for example in examples.as_numpy_iterator()])

@@ -116,6 +116,13 @@ def lock(data_dir: str | os.PathLike) -> Iterator[None]:
         yield
 
 
+def in_order() -> tfds.ReadConfig:
+    """Returns how to read a prepared split once: shard after shard, and without keeping the images in memory."""
+    options = tf.data.Options()
+    options.autotune.enabled = False  # As in `input_pipeline`: the end would wait for it.
+    return tfds.ReadConfig(options=options, try_autocache=False, interleave_cycle_length=1)
+
+
 def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
     """Writes the arrays of each split and the mean image to the folder `decoded`, which appears when it is complete."""
     partial = decoded.with_name(f"decoded.incomplete.{os.getpid()}")
@@ -126,8 +133,7 @@ def _decode(builder: tfds.core.DatasetBuilder, decoded: pathlib.Path) -> None:
             shape = (info.num_examples, IMAGE_SIZE, IMAGE_SIZE, 3)
             labels, ids = [], []
             total = np.zeros(shape[1:], np.uint64)
-            read_config = tfds.ReadConfig(interleave_cycle_length=1)
-            batches = builder.as_dataset(split=name, read_config=read_config).batch(DECODE_BATCH).prefetch(2)
+            batches = builder.as_dataset(split=name, read_config=in_order()).batch(DECODE_BATCH).prefetch(2)
             with open(partial / f"{name}_images.npy", "wb") as file:
                 _write_header(file, np.uint8, shape)
                 for batch in batches.as_numpy_iterator():
