@@ -24,6 +24,7 @@ from flags import FLAGS
 from models import weights
 from tiny_imagenet.errors import UserError
 from training import evaluation, run_directory, stderr
+from training.distribution import cpu_cores
 
 # Pillow warns of a picture of more pixels, and refuses one of more than twice as many. Phones take up to 200 million.
 Image.MAX_IMAGE_PIXELS = 100_000_000
@@ -113,7 +114,7 @@ def main(_) -> None:
     files = find_pictures(FLAGS.pictures)
     failed = 0
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(os.cpu_count()))
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(cpu_cores()))
         write = print_picture
         if FLAGS.csv:
             # A file's name need not be text.

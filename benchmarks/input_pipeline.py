@@ -10,7 +10,6 @@ from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first
 import functools
 import importlib.util
 import itertools
-import os
 import pathlib
 import random
 import tempfile
@@ -23,8 +22,9 @@ from absl import flags
 
 from flags import FLAGS, define_data_flags
 from tiny_imagenet import crops, input_pipeline
+from training.distribution import cpu_cores
 
-WORKERS = os.cpu_count()
+WORKERS = cpu_cores()
 
 define_data_flags()
 flags.DEFINE_enum("dataset", "full", input_pipeline.DATASETS, "Tiny ImageNet, or pictures drawn by code.")

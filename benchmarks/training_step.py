@@ -9,7 +9,6 @@ implementations take turns, and the fastest round counts, to reduce noise from o
 from training import cli  # noqa: I001  # It loads TensorFlow, so it comes first.
 
 import importlib.util
-import os
 import time
 from collections.abc import Callable
 
@@ -99,7 +98,7 @@ def pytorch_steps(
 
     from benchmarks import pytorch_models
 
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(distribution.cpu_cores())
     torch.backends.cudnn.benchmark = True  # As in TensorFlow, like the TF32.
     torch.backends.cuda.matmul.allow_tf32 = True
     device = "cuda" if on_gpu() else "cpu"

@@ -17,7 +17,7 @@ from training.step import Trainer
 
 MAX_TO_KEEP = 2
 DAMAGED = (AssertionError, IndexError, ValueError, tf.errors.OpError)  # TensorFlow's errors for a damaged checkpoint.
-DEVICE_FAILED = (tf.errors.ResourceExhaustedError, tf.errors.InternalError)  # OpErrors that are none of it.
+DEVICE_FAILED = (tf.errors.ResourceExhaustedError, tf.errors.InternalError)  # OpErrors of a GPU, such as a full one.
 
 
 class Checkpoints:

@@ -110,7 +110,7 @@ def op_error(kind, message):
         (op_error(tf.errors.ResourceExhaustedError, "x; No space left on device"), "No space left on device: make"),
         (
             op_error(tf.errors.InternalError, "'cuLaunchKernel' failed with 'CUDA_ERROR_INVALID_HANDLE'"),
-            "CUDA_VISIBLE_DEV",
+            "CUDA_VISIBLE_DEVICES=-1 to use the CPU",
         ),
         (MemoryError(), "out of memory: try a smaller"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: make room"),

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import pathlib
 import socket
 import threading
@@ -386,3 +387,11 @@ def test_a_lost_worker(kind, monkeypatch):
     with pytest.raises(UserError, match="start all workers again.*Socket closed"):
         with distribution.report_lost_workers(strategy):
             raise error
+
+
+def test_cores_are_those_of_the_process(monkeypatch):
+    """A scheduler may give it fewer than the machine has."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8}, raising=False)
+    assert distribution.cpu_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert distribution.cpu_cores() == os.cpu_count()
